@@ -1,0 +1,54 @@
+"""RFC 8785 canonical JSON, integers only, and the `sha256:` hashes over it.
+
+Integers only, because the one hard part of RFC 8785 is the printing of floating point, and a fact that needs a fraction
+should name a smaller unit instead.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+
+_LARGEST_EXACT = 2**53 - 1  # RFC 8785 section 3.2.2.3 builds on I-JSON (RFC 7493 section 2.2): larger integers are not exact
+
+JsonValue = str | int | bool | None | Iterable["JsonValue"] | Mapping[str, "JsonValue"]
+
+
+def canonical_json(value: JsonValue) -> bytes:
+    """`value` as RFC 8785 JSON in UTF-8. Raises ValueError for floats, inexact integers, lone surrogates and non-string keys."""
+    return _write(value).encode("utf-8")
+
+
+def content_hash(value: JsonValue) -> str:
+    """`sha256:` and 64 hex digits over the canonical JSON of `value`."""
+    return "sha256:" + hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def _write(value: object) -> str:
+    match value:
+        case None | bool():
+            return json.dumps(value)
+        case int():
+            if abs(value) > _LARGEST_EXACT:
+                raise ValueError(f"{value} is too large for canonical JSON: expected at most 2^53-1; write it as a string")
+            return str(value)
+        case str():
+            return _string(value)
+        case Mapping():
+            if not all(isinstance(key, str) for key in value):
+                raise ValueError("canonical JSON has string keys only")
+            members = sorted(value.items(), key=lambda item: item[0].encode("utf-16-be", "surrogatepass"))
+            return "{" + ",".join(f"{_string(key)}:{_write(member)}" for key, member in members) + "}"
+        case list() | tuple():
+            return "[" + ",".join(_write(item) for item in value) + "]"
+        case _:
+            raise ValueError(
+                f"{type(value).__name__} has no canonical JSON here: expected text, integers, booleans, null, lists and objects"
+            )
+
+
+def _string(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"text with a lone surrogate has no canonical JSON: {text!r}") from error
+    return json.dumps(text, ensure_ascii=False)

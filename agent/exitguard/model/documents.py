@@ -1,0 +1,114 @@
+"""The documents that leave the agent: facts, and the audit report. Each carries a schema_version; schemas only grow.
+
+Hashes make a tree: a domain's hash covers its facts, the host's hash covers the host's facts and the sorted hashes of its
+domains. So an unchanged host has an unchanged hash, and a changed domain is found without comparing the others.
+"""
+
+from functools import cached_property
+from typing import Literal
+
+from pydantic import Field
+
+from exitguard import __version__
+from exitguard.model.canonical import content_hash
+from exitguard.model.domain import DomainFacts, Owner
+from exitguard.model.evidence import Evidence
+from exitguard.model.finding import Finding
+from exitguard.model.host import Cpu, HostFacts, KvmFacts, LibvirtFacts, Mitigations, QemuBinary, Target
+from exitguard.model.kernel import Body, KernelState
+from exitguard.model.pmu import Chain, PmuSetting
+from exitguard.model.record import Observed, Record
+from exitguard.model.samples import Samples
+from exitguard.model.time import UtcTime
+
+
+class Tool(Record):
+    name: Literal["exitguard"] = "exitguard"
+    version: str = __version__
+
+
+class FactsDocument(Record):
+    """Everything that was observed of one host and its domains at one time. The input of judging and of planning."""
+
+    schema_version: Literal[1] = 1
+    tool: Tool = Tool()
+    observed_at: UtcTime
+    host: HostFacts
+    domains: tuple[DomainFacts, ...] = ()
+
+    @cached_property
+    def domain_hashes(self) -> dict[str, str]:
+        """Domain uuid to `sha256:` of its facts."""
+        return {domain.uuid: content_hash(domain.model_dump(mode="json")) for domain in self.domains}
+
+    @cached_property
+    def host_hash(self) -> str:
+        """`sha256:` over the host's facts and the sorted hashes of its domains; times and samples are not in it."""
+        return content_hash({"host": self.host.model_dump(mode="json"), "domains": sorted(self.domain_hashes.values())})
+
+
+class Observation(Record):
+    """What one look at a host yields: facts and samples, kept apart."""
+
+    facts: FactsDocument
+    samples: Samples
+
+
+class KernelReport(Record):
+    release: Observed[str]
+    state: KernelState
+    body: Body | None
+    reason: str
+    pending_reboot: bool
+    pending_release: str | None
+    evidence: tuple[Evidence, ...]
+    disagreements: tuple[str, ...]
+
+
+class HostReport(Record):
+    id: str
+    id_provisional: bool
+    hostname: Observed[str]
+    target: Target
+    kernel: KernelReport
+    cpu: Observed[Cpu]
+    mitigations: Observed[Mitigations]
+    kvm: KvmFacts
+    qemu: Observed[tuple[QemuBinary, ...]]
+    libvirt: LibvirtFacts
+
+
+class PmuReport(Record):
+    """Set and in force are two columns: the next start, and this run."""
+
+    persistent: PmuSetting
+    live: PmuSetting
+
+
+class DomainReport(Record):
+    uuid: str
+    name: str
+    active: Observed[bool]
+    owner: Owner
+    pmu: PmuReport
+    chain: Chain
+    evidence: tuple[Evidence, ...]
+
+
+class Summary(Record):
+    by_verdict: dict[str, int]
+    by_chain: dict[str, int]
+    exit_code: int
+
+
+class AuditReport(Record):
+    """The result of one audit: what is so, what it means, and why."""
+
+    schema_version: Literal[1] = 1
+    tool: Tool = Tool()
+    observed_at: UtcTime
+    policy: str = Field(description="id and version of the policy that was judged by")
+    host: HostReport
+    domains: tuple[DomainReport, ...]
+    findings: tuple[Finding, ...]
+    summary: Summary

@@ -1,0 +1,55 @@
+"""The words for a kernel: its state with regard to the guard, and the evidence for it."""
+
+from enum import StrEnum
+
+from exitguard.model.record import Record
+
+
+class KernelState(StrEnum):
+    """Whether kvm_skip_emulated_instruction() does dead PMU work for a PMU-off guest."""
+
+    GUARDED = "guarded"  # the call is guarded by kvm->arch.enable_pmu
+    EQUIVALENT = "equivalent"  # the callee returns at once when nothing counts
+    NOT_AFFECTED = "not_affected"  # there is no such call
+    AFFECTED = "affected"
+    UNKNOWN = "unknown"
+
+
+class Body(StrEnum):
+    """What an affected kernel does per skipped instruction: A walks every counter (5.17 - 6.8), B builds bitmaps (6.9 - 6.17)."""
+
+    A = "A"
+    B = "B"
+
+
+class EvidenceMethod(StrEnum):
+    """How a statement about a kernel was come by, strongest first."""
+
+    MACHINE_CODE = "machine_code"
+    BUILD_ID = "build_id"
+    CHANGELOG = "changelog"
+    SYMBOLS = "symbols"
+    VERSION = "version"
+
+
+class KernelStatement(Record):
+    """What one method says of one kernel. A method may exclude states without settling on one: then `state` is None."""
+
+    method: EvidenceMethod
+    state: KernelState | None
+    excludes: tuple[KernelState, ...] = ()
+    body: Body | None = None
+    source: str
+    value: str
+
+
+class KernelVerdict(Record):
+    """The merged judgement: the strongest statement that settles it, and every statement that contradicts it."""
+
+    state: KernelState
+    body: Body | None
+    reason: str
+    pending_reboot: bool
+    #: The installed kernel that would help, where one is pending.
+    pending_release: str | None = None
+    disagreements: tuple[str, ...] = ()

@@ -1,0 +1,48 @@
+"""Samples: what moves. Never hashed, never compared across incarnations."""
+
+from typing import Self
+from uuid import UUID
+
+from exitguard.model.record import Observed, Record
+from exitguard.model.time import UtcTime
+
+
+class Incarnation(Record):
+    """One run of one domain. Counters are compared only within one: a restart, a migration or a reboot begins another."""
+
+    host_id: str
+    domain_uuid: str
+    boot_id: str
+    #: Field 22 of /proc/<pid>/stat: clock ticks after boot at which the QEMU process started.
+    qemu_start_ticks: int
+
+    @property
+    def key(self) -> str:
+        """One line that names this incarnation and no other."""
+        return f"{self.host_id}/{self.domain_uuid}/{self.boot_id}/{self.qemu_start_ticks}"
+
+    @classmethod
+    def from_key(cls, key: str) -> Self:
+        """The inverse of `key`. Raises ValueError for anything else."""
+        parts = key.split("/")
+        if len(parts) != 4:  # noqa: PLR2004 - the four parts of the key above
+            raise ValueError(f"{key!r} is not an incarnation: expected host id/domain uuid/boot id/start ticks")
+        for part in parts[:3]:
+            UUID(part)
+        return cls(host_id=parts[0], domain_uuid=parts[1], boot_id=parts[2], qemu_start_ticks=int(parts[3]))
+
+
+class DomainSample(Record):
+    uuid: str
+    pid: int
+    incarnation: Incarnation | None
+
+
+class Samples(Record):
+    """What was sampled beside one set of facts."""
+
+    observed_at: UtcTime
+    #: CLOCK_BOOTTIME in nanoseconds at `observed_at`, so that durations survive a stepped clock.
+    boottime_nanoseconds: int
+    boot_time: Observed[UtcTime]
+    domains: tuple[DomainSample, ...] = ()
