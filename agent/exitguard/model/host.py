@@ -154,6 +154,8 @@ class LibvirtFacts(Record):
     #: Versions as libvirt prints them, for example 9.0.0.
     daemon_version: Observed[str]
     driver: Observed[str]
+    #: Where the domains were listed, or why they could not be: the count itself is in the document's domains.
+    listing: Observed[bool]
 
 
 class UnmanagedGuest(Record):

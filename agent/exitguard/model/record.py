@@ -5,6 +5,7 @@ from typing import Generic, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, model_validator
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)  # a frozen value of a narrower type serves where a wider one is read
 
 
 class Record(BaseModel):
@@ -13,11 +14,11 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, use_enum_values=False)
 
 
-class Observed(Record, Generic[T]):
+class Observed(Record, Generic[T_co]):
     """What one source said, or why it could not say: exactly one of `value` and `reason` is set."""
 
     source: str
-    value: T | None = None
+    value: T_co | None = None
     reason: str | None = None
     #: The privilege, group or package that would show it, where one would.
     unlock: str | None = None
@@ -32,7 +33,7 @@ class Observed(Record, Generic[T]):
     def known(self) -> bool:
         return self.reason is None
 
-    def get(self) -> T:
+    def get(self) -> T_co:
         """The value; raises LookupError with the reason where there is none."""
         if self.value is None:
             raise LookupError(f"{self.source}: {self.reason}")

@@ -1,0 +1,256 @@
+"""The checks that rules name: one function a check, from a judged host to findings. Pure."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from exitguard.audit import verdicts
+from exitguard.audit.domain import DomainJudgement, HostJudgement
+from exitguard.audit.pmu import clears_enable_pmu
+from exitguard.model.documents import FactsDocument
+from exitguard.model.evidence import Evidence
+from exitguard.model.finding import Finding, Subject, SubjectKind, Verdict
+from exitguard.model.kernel import KernelState, KernelStatement
+from exitguard.model.pmu import LinkName, Tri
+from exitguard.model.record import Observed
+from exitguard.policy.schema import Check, Rule, SourceName, SourcesParameters
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Everything the checks look at."""
+
+    facts: FactsDocument
+    host: HostJudgement
+    statements: tuple[KernelStatement, ...]
+    domains: tuple[DomainJudgement, ...]
+    #: Every machine-id that has been seen under this host id; empty without a store.
+    machine_ids_seen: tuple[str, ...]
+
+    @property
+    def host_subject(self) -> Subject:
+        identity = self.facts.host.identity
+        return Subject(kind=SubjectKind.HOST, id=identity.id, name=identity.hostname.value or "unknown host name")
+
+    def evidence(self, source: str, value: str) -> Evidence:
+        return Evidence(source=source, value=value, observed_at=self.host.observed_at)
+
+    def seen(self, observed: Observed[bool]) -> Evidence:
+        """One yes-or-no observation as evidence, in the words of the parameter file."""
+        value = f"not seen: {observed.reason}" if observed.value is None else "Y" if observed.value else "N"
+        return self.evidence(observed.source, value)
+
+
+def check_rule(rule: Rule, judged: Judged) -> Iterator[Finding]:
+    """The findings of one rule. A check that breaks becomes a finding of its own (`error`), and the others go on."""
+    check = _CHECKS.get(rule.check)
+    if check is None:
+        return  # waivers are judged after everything else: see judge.py
+    try:
+        yield from check(rule, judged)
+    except Exception as error:  # noqa: BLE001 - the outer edge of one check; the finding carries what happened
+        yield finding(rule, judged.host_subject, Verdict.ERROR, f"the check itself broke: {type(error).__name__}: {error}", ())
+
+
+def finding(rule: Rule, subject: Subject, verdict: Verdict, reason: str, evidence: tuple[Evidence, ...]) -> Finding:
+    """A finding of `rule`; the remedy is named only where something fails."""
+    return Finding(
+        rule=rule.id,
+        severity=rule.severity,
+        subject=subject,
+        verdict=verdict,
+        reason=reason,
+        evidence=evidence,
+        remedy=rule.remedy if verdict is Verdict.FAIL else None,
+    )
+
+
+def kernel_evidence(judged: Judged) -> tuple[Evidence, ...]:
+    """Every statement about the kernel, strongest first, and what could not be seen of it."""
+    kernel = judged.facts.host.kernel
+    found = [judged.evidence(f"{statement.method.value}: {statement.source}", statement.value) for statement in judged.statements]
+    unseen: tuple[Observed[object], ...] = (kernel.release, kernel.symbols, kernel.changelog)
+    found += [judged.evidence(observed.source, f"not seen: {observed.reason}") for observed in unseen if observed.reason is not None]
+    return tuple(found)
+
+
+def _kernel_guard(rule: Rule, judged: Judged) -> Iterator[Finding]:
+    verdict = judged.host.kernel
+    release = judged.facts.host.kernel.release.value or "the running kernel"
+    body = f", body {verdict.body.value}" if verdict.body is not None else ""
+    reason = f"{release} is {verdict.state.value}{body}: {verdict.reason}"
+    yield finding(rule, judged.host_subject, verdicts.kernel_guard(verdict.state), reason, kernel_evidence(judged))
+
+
+def _kernel_reboot(rule: Rule, judged: Judged) -> Iterator[Finding]:
+    verdict, kernel = judged.host.kernel, judged.facts.host.kernel
+    installed = kernel.installed
+    if verdict.pending_release is not None:
+        boots = kernel.boots_next.value
+        next_boot = (
+            f"the boot loader would start {boots}" if boots else f"which kernel boots next is not known ({kernel.boots_next.reason})"
+        )
+        reason = f"{verdict.pending_release} is installed and would help, but {kernel.release.value} runs; {next_boot}"
+        evidence = judged.evidence(installed.source, ", ".join(each.release for each in installed.value or ()))
+        yield finding(rule, judged.host_subject, Verdict.FAIL, reason, (evidence,))
+    elif verdict.state in (KernelState.AFFECTED, KernelState.UNKNOWN) and installed.value is None:
+        reason = f"which kernels are installed cannot be seen: {installed.reason}"
+        yield finding(
+            rule, judged.host_subject, Verdict.UNKNOWN, reason, (judged.evidence(installed.source, f"not seen: {installed.reason}"),)
+        )
+    else:
+        yield finding(rule, judged.host_subject, Verdict.PASS, "no installed kernel would help by being booted", ())
+
+
+def _qemu_pmu_capability(rule: Rule, judged: Judged) -> Iterator[Finding]:
+    host, qemu = judged.host, judged.facts.host.qemu
+    if host.kernel.state in (KernelState.EQUIVALENT, KernelState.NOT_AFFECTED):
+        yield finding(
+            rule, judged.host_subject, Verdict.NOT_APPLICABLE, f"the kernel is {host.kernel.state.value}: there is nothing to save", ()
+        )
+        return
+    if host.host_clears is Tri.YES:
+        reason = "kvm.enable_pmu=N clears the PMU of every guest, whatever QEMU does"
+        yield finding(rule, judged.host_subject, Verdict.NOT_APPLICABLE, reason, (judged.seen(judged.facts.host.kvm.enable_pmu),))
+        return
+    if qemu.value is None:
+        reason = f"no QEMU can be seen: {qemu.reason}"
+        yield finding(rule, judged.host_subject, Verdict.UNKNOWN, reason, (judged.evidence(qemu.source, f"not seen: {qemu.reason}"),))
+        return
+    if not qemu.value:
+        yield finding(rule, judged.host_subject, Verdict.NOT_APPLICABLE, "libvirt knows no QEMU for x86 here", ())
+        return
+    clears = [(binary, *clears_enable_pmu(binary, host.qemus)) for binary in qemu.value]
+    evidence = tuple(judged.evidence(binary.path, why) for binary, _, why in clears)
+    worst = next((tri for tri in (Tri.NO, Tri.UNKNOWN) if any(each is tri for _, each, _ in clears)), Tri.YES)
+    reasons = "; ".join(why for _, each, why in clears if each is worst)
+    verdict = {Tri.YES: Verdict.PASS, Tri.NO: Verdict.FAIL, Tri.UNKNOWN: Verdict.UNKNOWN}[worst]
+    yield finding(rule, judged.host_subject, verdict, reasons, evidence)
+
+
+def _sources(rule: Rule, judged: Judged) -> Iterator[Finding]:
+    """What could not be seen although a verdict rests on it."""
+    required = (rule.parameters or SourcesParameters()).required
+    missing = [(source, why) for source in required for why in _missing(source, judged)]
+    if not missing:
+        reason = f"all required sources were seen: {', '.join(source.value for source in required)}"
+        yield finding(rule, judged.host_subject, Verdict.PASS, reason, ())
+        return
+    reason = "could not be seen: " + "; ".join(f"{source.value} ({observed.reason})" for source, observed in missing)
+    evidence = tuple(
+        judged.evidence(observed.source, f"not seen: {observed.reason}" + (f"; would need {observed.unlock}" if observed.unlock else ""))
+        for _, observed in missing
+    )
+    yield finding(rule, judged.host_subject, Verdict.UNKNOWN, reason, evidence)
+
+
+def _missing(source: SourceName, judged: Judged) -> Iterator[Observed[object]]:
+    """The observations behind `source` that have a reason instead of a value, at most one a source."""
+    host = judged.facts.host
+    candidates: tuple[Observed[object], ...]
+    match source:
+        case SourceName.KERNEL_RELEASE:
+            candidates = (host.kernel.release,)
+        case SourceName.KERNEL_EVIDENCE:
+            settled = judged.host.kernel.state is not KernelState.UNKNOWN
+            candidates = () if settled else (host.kernel.symbols, host.kernel.changelog)
+        case SourceName.KVM_ENABLE_PMU:
+            known = judged.host.host_clears is not Tri.UNKNOWN
+            candidates = () if known else (host.kvm.enable_pmu,)
+        case SourceName.LIBVIRT:
+            candidates = (host.libvirt.listing,)
+        case SourceName.PROCESSES:
+            candidates = tuple(_unseen_processes(judged))
+    yield from [observed for observed in candidates if observed.reason is not None][:1]
+
+
+def _unseen_processes(judged: Judged) -> Iterator[Observed[object]]:
+    for domain in judged.facts.domains:
+        process = domain.process
+        if process is None:
+            continue
+        if process.value is None:
+            yield process
+        else:
+            yield process.value.executable
+
+
+def _host_identity(rule: Rule, judged: Judged) -> Iterator[Finding]:
+    seen_ids, machine_id = judged.machine_ids_seen, judged.facts.host.identity.machine_id
+    if not seen_ids:
+        reason = "the host id is provisional: nothing is stored that could be cloned"
+        yield finding(rule, judged.host_subject, Verdict.NOT_APPLICABLE, reason, ())
+    elif len(seen_ids) > 1:
+        reason = f"one host id with {len(seen_ids)} machine-ids: the store was copied to another machine, or the machine-id was made anew"
+        evidence = tuple(judged.evidence("store", f"machine-id {each}") for each in seen_ids)
+        yield finding(rule, judged.host_subject, Verdict.FAIL, reason, evidence)
+    elif machine_id.value is None:
+        evidence = (judged.evidence(machine_id.source, f"not seen: {machine_id.reason}"),)
+        yield finding(rule, judged.host_subject, Verdict.UNKNOWN, f"the machine-id cannot be seen: {machine_id.reason}", evidence)
+    else:
+        yield finding(rule, judged.host_subject, Verdict.PASS, "one host id, one machine-id", ())
+
+
+def _nova_default_off(rule: Rule, judged: Judged) -> Iterator[Finding]:
+    default = judged.host.nova_default
+    if not default.instances:
+        yield finding(rule, judged.host_subject, Verdict.NOT_APPLICABLE, "no Nova instance is here", ())
+        return
+    counts = f"{len(default.proofs)} witnesses for it, {len(default.disproofs)} against, of {default.instances} instances"
+    evidence = tuple(judged.evidence(f"instance {uuid}", "silent flavor and image, <pmu state='off'/>") for uuid in default.proofs[:5])
+    evidence += tuple(judged.evidence(f"instance {uuid}", "silent flavor and image, no <pmu> element") for uuid in default.disproofs[:5])
+    match default.holds:
+        case Tri.YES:
+            verdict, reason = Verdict.PASS, f"Nova defaults to PMU off here: {counts}"
+        case Tri.NO:
+            verdict, reason = Verdict.FAIL, f"Nova leaves the PMU to QEMU here: {counts}"
+        case Tri.UNKNOWN:
+            verdict = Verdict.UNKNOWN
+            reason = f"the witnesses contradict each other: {counts}" if default.proofs else f"no instance is a witness: {counts}"
+    yield finding(rule, judged.host_subject, verdict, reason, evidence)
+
+
+def _domain_check(name: LinkName | None, judge: Callable[[DomainJudgement], Verdict]) -> "_Check":
+    """A check of every domain; its reason is that of the link, or of the whole chain."""
+
+    def check(rule: Rule, judged: Judged) -> Iterator[Finding]:
+        for domain in judged.domains:
+            report = domain.report
+            verdict = judge(domain)
+            subject = Subject(kind=SubjectKind.DOMAIN, id=report.uuid, name=report.name)
+            link = next((link for link in report.chain.links if link.name is name), None)
+            by_state = link is None or verdict is Verdict.NOT_APPLICABLE
+            reason = f"{report.chain.state.value}: {report.chain.reason}" if by_state or link is None else link.reason
+            yield finding(rule, subject, verdict, reason, report.evidence)
+
+    return check
+
+
+def _opt_out_honoured(rule: Rule, judged: Judged) -> Iterator[Finding]:
+    for domain in judged.domains:
+        report = domain.report
+        verdict = verdicts.opt_out_honoured(report.chain, domain.given)
+        subject = Subject(kind=SubjectKind.DOMAIN, id=report.uuid, name=report.name)
+        yield finding(rule, subject, verdict, _OPT_OUT_REASONS[verdict], report.evidence)
+
+
+_OPT_OUT_REASONS = {
+    Verdict.PASS: "the PMU was asked for, and it is there",
+    Verdict.FAIL: "the PMU was asked for, and the host or QEMU takes it away",
+    Verdict.NOT_APPLICABLE: "nobody asked for the PMU",
+    Verdict.UNKNOWN: "whether the PMU was asked for, or whether the guest has it, cannot be told",
+}
+
+_Check = Callable[[Rule, Judged], Iterator[Finding]]
+
+_CHECKS: dict[Check, _Check] = {
+    Check.KERNEL_GUARD: _kernel_guard,
+    Check.KERNEL_REBOOT: _kernel_reboot,
+    Check.QEMU_PMU_CAPABILITY: _qemu_pmu_capability,
+    Check.SOURCES: _sources,
+    Check.HOST_IDENTITY: _host_identity,
+    Check.NOVA_DEFAULT_OFF: _nova_default_off,
+    Check.PMU_PERSISTENT: _domain_check(LinkName.DEFINED, lambda domain: verdicts.pmu_persistent(domain.report.chain, domain.given)),
+    Check.PMU_LIVE: _domain_check(LinkName.RUNNING, lambda domain: verdicts.pmu_live(domain.report.chain, domain.given)),
+    Check.PMU_EFFECTIVE: _domain_check(None, lambda domain: verdicts.pmu_effective(domain.report.chain.state)),
+    Check.OPT_OUT_HONOURED: _opt_out_honoured,
+}

@@ -1,0 +1,151 @@
+"""One audit cycle: observe, judge, remember. The daemon runs it on a schedule, `exitguard audit` once.
+
+The order matters: the policy is loaded first, since nothing runs on a bad one; and what was observed is reported even where
+it could not be stored, with a notice that says so.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exitguard.audit.judge import judge
+from exitguard.facts.collect import collect, read_identity
+from exitguard.facts.identity import provisional_host_id
+from exitguard.facts.libvirt import target_of
+from exitguard.facts.tree import HostTree
+from exitguard.model.documents import AuditReport, Observation
+from exitguard.model.host import HostIdentity, Target, TargetKind
+from exitguard.policy.load import load_rulebook
+from exitguard.policy.schema import Rulebook
+
+if TYPE_CHECKING:
+    from exitguard.store.host import HostStore
+
+
+@dataclass(frozen=True)
+class AuditRequest:
+    """What to audit, by what, and where to remember it."""
+
+    #: A libvirt URI; None for the default (qemu:///system), and for a sysroot.
+    uri: str | None = None
+    sysroot: Path | None = None
+    #: Empty means the shipped policy.
+    policy_files: tuple[Path, ...] = ()
+    waiver_files: tuple[Path, ...] = ()
+    #: None: nothing is remembered, and the host id is provisional.
+    state_dir: Path | None = None
+    #: How long one libvirt call may take before its domain counts as stuck.
+    call_timeout_seconds: float = 5.0
+
+    @property
+    def target(self) -> Target:
+        if self.sysroot is not None:
+            return Target(kind=TargetKind.SYSROOT, sysroot=str(self.sysroot.absolute()))
+        return target_of(self.uri)
+
+
+@dataclass(frozen=True)
+class AuditOutcome:
+    """One cycle's result. `notices` are sentences for the operator: what was not stored, which id is provisional."""
+
+    observation: Observation
+    report: AuditReport
+    notices: tuple[str, ...] = ()
+
+
+def observe(request: AuditRequest) -> Observation:
+    """Facts and samples of the target, judged by nobody yet, remembered nowhere. Raises policy.load.PolicyError."""
+    tree = _tree(request)
+    rulebook = load_rulebook(request.policy_files, request.waiver_files)
+    return _observe(request, rulebook, _provisional_identity(request.target, tree), tree)
+
+
+def run_audit(request: AuditRequest) -> AuditOutcome:
+    """Observe, judge by the policy, and store. Raises policy.load.PolicyError for a policy that nothing may run on."""
+    rulebook = load_rulebook(request.policy_files, request.waiver_files)
+    tree = _tree(request)
+    notices: list[str] = []
+    with _open_store(request, notices) as store:
+        if store is None:
+            identity = _provisional_identity(request.target, tree)
+            machine_ids: tuple[str, ...] = ()
+        else:
+            identity = read_identity(request.target, tree, host_id=store.host_id, provisional=False)
+            machine_ids = _machine_ids(store, identity, notices)
+        observation = _observe(request, rulebook, identity, tree)
+        report = judge(observation.facts, rulebook, machine_ids_seen=machine_ids)
+        if store is not None:
+            report = _record(store, observation, report, notices)
+    return AuditOutcome(observation, report, tuple(notices))
+
+
+def _tree(request: AuditRequest) -> HostTree:
+    return HostTree(request.sysroot.absolute()) if request.sysroot is not None else HostTree()
+
+
+def _observe(request: AuditRequest, rulebook: Rulebook, identity: HostIdentity, tree: HostTree) -> Observation:
+    return collect(
+        request.target,
+        identity,
+        tree,
+        changelog_markers=rulebook.kernels.changelog_markers,
+        call_timeout_seconds=request.call_timeout_seconds,
+        observed_at=datetime.now(UTC),
+    )
+
+
+def _provisional_identity(target: Target, tree: HostTree) -> HostIdentity:
+    identity = read_identity(target, tree, host_id="", provisional=True)
+    # A remote host shows nothing to derive an id from but the way that leads to it.
+    hostname = target.uri if target.kind is TargetKind.REMOTE else identity.hostname.value
+    return identity.model_copy(update={"id": provisional_host_id(identity.machine_id.value, hostname)})
+
+
+@contextmanager
+def _open_store(request: AuditRequest, notices: list[str]) -> "Iterator[HostStore | None]":
+    """The store, or None with a notice: an audit that cannot be remembered is still worth telling."""
+    if request.state_dir is None:
+        yield None
+        return
+    from exitguard.store.errors import StoreError  # noqa: PLC0415 - SQLAlchemy is heavy, and needed only here
+    from exitguard.store.host import HostStore  # noqa: PLC0415
+
+    try:
+        store = HostStore.open(request.state_dir, now=datetime.now(UTC))
+        last = store.report()
+    except StoreError as error:
+        notices.append(f"Not stored, and the host id is provisional: {error}")
+        yield None
+        return
+    with store:
+        if last is not None and last.host.target != request.target:
+            kept, asked = (target.uri or target.sysroot for target in (last.host.target, request.target))
+            notices.append(f"Not stored: {request.state_dir} keeps the history of {kept}. Give {asked} a --state-dir of its own.")
+            yield None
+        else:
+            yield store
+
+
+def _machine_ids(store: "HostStore", identity: HostIdentity, notices: list[str]) -> tuple[str, ...]:
+    from exitguard.store.errors import StoreError  # noqa: PLC0415 - loaded already, with the store
+
+    if identity.machine_id.value is None:
+        return ()
+    try:
+        return store.machine_ids_seen(identity.machine_id.value, datetime.now(UTC))
+    except StoreError as error:
+        notices.append(f"Whether this store was copied from another machine is not known: {error}")
+        return ()
+
+
+def _record(store: "HostStore", observation: Observation, report: AuditReport, notices: list[str]) -> AuditReport:
+    from exitguard.store.errors import StoreError  # noqa: PLC0415 - loaded already, with the store
+
+    try:
+        return store.record(observation, report)
+    except StoreError as error:
+        notices.append(f"Not stored: {error}")
+        return report

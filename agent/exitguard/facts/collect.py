@@ -1,0 +1,160 @@
+"""Everything that can be observed of one target, in one pass: the host once, then each domain as libvirt answers."""
+
+import os
+from collections.abc import Iterable
+from datetime import datetime
+from typing import TypeVar
+
+from exitguard.facts.clock import boottime_nanoseconds, read_boot_time
+from exitguard.facts.cpu import read_cpu
+from exitguard.facts.domains import HostContext, describe_domain
+from exitguard.facts.identity import read_dmi_uuid, read_hostname, read_machine_id
+from exitguard.facts.kernel import read_kernel
+from exitguard.facts.kvm import read_kvm
+from exitguard.facts.libvirt import LibvirtReading, read_libvirt
+from exitguard.facts.libvirt_files import read_libvirt_files
+from exitguard.facts.mitigations import read_mitigations
+from exitguard.facts.processes import ProcessTable, read_processes, read_unmanaged
+from exitguard.facts.qemu import QemuReader
+from exitguard.facts.tree import HostTree
+from exitguard.model.documents import FactsDocument, Observation
+from exitguard.model.domain import DomainFacts
+from exitguard.model.host import (
+    HostFacts,
+    HostIdentity,
+    KernelFacts,
+    KvmFacts,
+    QemuBinary,
+    Target,
+    TargetKind,
+    UnmanagedGuest,
+)
+from exitguard.model.record import Observed, seen, unseen
+from exitguard.model.samples import DomainSample, Samples
+
+#: Where distributions install QEMU for x86, for hosts whose libvirt cannot be asked.
+_USUAL_EMULATORS = ("/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm", "/usr/bin/qemu-kvm")
+#: A host with more than this many different emulators is not a host but an attack on this loop.
+_MAX_EMULATORS = 64
+
+_REMOTE = "remote: only libvirt can be seen through this URI; run the audit on the host itself"
+T = TypeVar("T")
+
+
+def read_identity(target: Target, tree: HostTree, *, host_id: str, provisional: bool) -> HostIdentity:
+    """Who the host says it is. `host_id` is the caller's: minted beside a store, or provisional."""
+    remote = target.kind is TargetKind.REMOTE
+    return HostIdentity(
+        id=host_id,
+        provisional=provisional,
+        hostname=_remote("/proc/sys/kernel/hostname") if remote else read_hostname(tree),
+        machine_id=_remote("/etc/machine-id") if remote else read_machine_id(tree),
+        dmi_uuid=_remote("/sys/class/dmi/id/product_uuid") if remote else read_dmi_uuid(tree),
+    )
+
+
+def collect(
+    target: Target,
+    identity: HostIdentity,
+    tree: HostTree,
+    *,
+    changelog_markers: tuple[str, ...],
+    call_timeout_seconds: float,
+    observed_at: datetime,
+) -> Observation:
+    """Facts and samples of one target. Never raises for what it cannot see: that is a reason in the facts."""
+    remote = target.kind is TargetKind.REMOTE
+    kernel = _remote_kernel() if remote else read_kernel(tree, changelog_markers=changelog_markers)
+    reader = QemuReader(tree)
+    processes = None if remote else read_processes(tree)
+    context = HostContext(
+        host_id=identity.id,
+        boot_id=kernel.boot_id,
+        boot_time=_remote("/proc/stat") if remote else read_boot_time(tree),
+        ticks_per_second=os.sysconf("SC_CLK_TCK"),
+        processes=processes,
+        unseen_processes=_REMOTE,
+        reader=reader,
+    )
+    reading = _read_domains(target, tree, call_timeout_seconds)
+    described = [describe_domain(raw, context) for raw in reading.domains]
+    domains = tuple(sorted((facts for facts, _ in described), key=lambda domain: domain.uuid))
+    samples = tuple(sample for _, sample in described if sample is not None)
+    host = HostFacts(
+        target=target,
+        identity=identity,
+        kernel=kernel,
+        cpu=_remote("/proc/cpuinfo") if remote else read_cpu(tree),
+        mitigations=_remote("/sys/devices/system/cpu/vulnerabilities") if remote else read_mitigations(tree),
+        kvm=_remote_kvm() if remote else read_kvm(tree),
+        qemu=_remote("QEMU programs") if remote else _read_binaries(reader, reading, domains),
+        libvirt=reading.facts,
+        unmanaged=_read_unmanaged(tree, processes, samples),
+    )
+    return Observation(
+        facts=FactsDocument(observed_at=observed_at, host=host, domains=domains),
+        samples=Samples(
+            observed_at=observed_at,
+            boottime_nanoseconds=boottime_nanoseconds(),
+            boot_time=context.boot_time,
+            domains=tuple(sorted(samples, key=lambda sample: sample.uuid)),
+        ),
+    )
+
+
+def _read_domains(target: Target, tree: HostTree, call_timeout_seconds: float) -> LibvirtReading:
+    if target.uri is None:
+        return read_libvirt_files(tree)
+    return read_libvirt(target.uri, call_timeout_seconds=call_timeout_seconds)
+
+
+def _read_binaries(reader: QemuReader, reading: LibvirtReading, domains: Iterable[DomainFacts]) -> Observed[tuple[QemuBinary, ...]]:
+    """Every QEMU on disk that libvirt or a definition names; each file is read once."""
+    named = set(reading.emulators.value or ())
+    for domain in domains:
+        for definition in (domain.definition, domain.run):
+            if definition is not None and definition.value is not None and (definition.value.emulator or "").startswith("/"):
+                named.add(definition.value.emulator or "")
+    if not named:
+        named.update(path for path in _USUAL_EMULATORS if reader.tree.exists(path))
+    if not named and reading.emulators.value is None:
+        return unseen("QEMU programs", f"none is in the usual places, and libvirt names none: {reading.emulators.reason}")
+    return seen("QEMU programs", tuple(reader.read_file(path) for path in sorted(named)[:_MAX_EMULATORS]))
+
+
+def _read_unmanaged(
+    tree: HostTree, processes: ProcessTable | None, samples: tuple[DomainSample, ...]
+) -> Observed[tuple[UnmanagedGuest, ...]]:
+    if processes is None:
+        return _remote("/proc/*/fd")
+    return read_unmanaged(tree, (sample.pid for sample in samples))
+
+
+def _remote(source: str) -> Observed[T]:
+    return unseen(source, _REMOTE)
+
+
+def _remote_kernel() -> KernelFacts:
+    return KernelFacts(
+        release=_remote("/proc/sys/kernel/osrelease"),
+        architecture=_remote("uname"),
+        distribution=_remote("/etc/os-release"),
+        build_id=_remote("/sys/kernel/notes"),
+        boot_id=_remote("/proc/sys/kernel/random/boot_id"),
+        installed=_remote("/lib/modules"),
+        boots_next=_remote("/boot"),
+        live_patches=_remote("/sys/kernel/livepatch"),
+        symbols=_remote("/proc/kallsyms"),
+        changelog=_remote("the kernel package's changelog"),
+    )
+
+
+def _remote_kvm() -> KvmFacts:
+    return KvmFacts(
+        module=_remote("/sys/module/kvm"),
+        parameters=_remote("/sys/module/kvm/parameters"),
+        enable_pmu=_remote("/sys/module/kvm/parameters/enable_pmu"),
+        enable_mediated_pmu=_remote("/sys/module/kvm/parameters/enable_mediated_pmu"),
+        module_build_id=_remote("/sys/module/kvm/notes/.note.gnu.build-id"),
+        device=_remote("/dev/kvm"),
+    )

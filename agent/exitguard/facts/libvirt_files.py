@@ -1,0 +1,134 @@
+"""Domains as libvirt keeps them on disk, for a host's file tree (`--sysroot`) where no daemon can be asked.
+
+Definitions: /etc/libvirt/qemu/NAME.xml. Running domains: /run/libvirt/qemu/NAME.xml, a <domstatus> around the live <domain>
+(src/conf/virdomainobjlist.c). Managed saves: /var/lib/libvirt/qemu/save/NAME.save (src/qemu/qemu_saveimage.h).
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from xml.etree import ElementTree as ET
+
+from exitguard.facts.domain_xml import LIMIT_CHARACTERS, DomainXmlError, parse_element, read_domain
+from exitguard.facts.libvirt import LibvirtReading, RawDomain
+from exitguard.facts.tree import HostTree, unlock_for, why
+from exitguard.model.host import LibvirtFacts
+from exitguard.model.record import Observed, seen, unseen
+
+DEFINITIONS = "/etc/libvirt/qemu"
+RUNNING = "/run/libvirt/qemu"
+SAVES = "/var/lib/libvirt/qemu/save"
+
+#: struct _virQEMUSaveHeader: magic, version, length of the XML, was_running, format, cookie offset, 14 unused words.
+_SAVE_HEADER = struct.Struct("=16s5I56x")
+_SAVE_MAGICS = (b"LibvirtQemudSave", b"LibvirtQemudPart")
+
+
+def read_libvirt_files(tree: HostTree) -> LibvirtReading:
+    """The domains of a file tree. What libvirt's programs would add (versions, capabilities) is unseen."""
+    reason = "a file tree has no daemon to ask"
+    definitions = _xml_names(tree, DEFINITIONS)
+    listing: Observed[bool] = (
+        seen(DEFINITIONS, True)
+        if definitions.value is not None
+        else Observed(source=definitions.source, reason=definitions.reason, unlock=definitions.unlock)
+    )
+    return LibvirtReading(
+        facts=LibvirtFacts(daemon_version=unseen(DEFINITIONS, reason), driver=unseen(DEFINITIONS, reason), listing=listing),
+        emulators=unseen(DEFINITIONS, reason),
+        domains=_read_domains(tree, definitions.value or ()),
+    )
+
+
+def _xml_names(tree: HostTree, folder: str) -> Observed[tuple[str, ...]]:
+    names = tree.names(folder)
+    if names.value is None:
+        return names
+    return seen(folder, tuple(name.removesuffix(".xml") for name in names.value if name.endswith(".xml")))
+
+
+def _read_domains(tree: HostTree, defined: tuple[str, ...]) -> Iterator[RawDomain]:
+    running = _xml_names(tree, RUNNING)
+    saves = tree.names(SAVES)
+    for name in sorted({*defined, *(running.value or ())}):
+        yield _read_domain(tree, name, defined=name in defined, running=running, saves=saves)
+
+
+def _read_domain(
+    tree: HostTree, name: str, *, defined: bool, running: Observed[tuple[str, ...]], saves: Observed[tuple[str, ...]]
+) -> RawDomain:
+    definition = _read_xml(tree, f"{DEFINITIONS}/{name}.xml") if defined else None
+    active: Observed[bool]
+    managed_save: Observed[bool]
+    run: Observed[str] | None = None
+    if running.value is None:
+        active = Observed(source=RUNNING, reason=running.reason, unlock=running.unlock)
+        run = Observed(source=RUNNING, reason=running.reason, unlock=running.unlock)
+    else:
+        active = seen(RUNNING, name in running.value)
+        if active.value:
+            run = _read_xml(tree, f"{RUNNING}/{name}.xml")
+    if saves.value is None:
+        managed_save = Observed(source=SAVES, reason=saves.reason, unlock=saves.unlock)
+    else:
+        managed_save = seen(SAVES, f"{name}.save" in saves.value)
+        if managed_save.value and active.value is False:
+            run = _read_save(tree, f"{SAVES}/{name}.save")
+    return RawDomain(
+        uuid=_uuid(definition, run, name), name=name, active=active, managed_save=managed_save, definition_xml=definition, run_xml=run
+    )
+
+
+def _uuid(definition: Observed[str] | None, run: Observed[str] | None, name: str) -> str:
+    for xml in (definition, run):
+        if xml is not None and xml.value is not None:
+            return read_domain(parse_element(xml.value)).uuid
+    return f"unreadable:{name}"
+
+
+def _read_xml(tree: HostTree, path: str) -> Observed[str]:
+    """The <domain> in one of libvirt's files, on its own."""
+    text = tree.read_text(path, limit_bytes=LIMIT_CHARACTERS)
+    if text.value is None:
+        return text
+    try:
+        root = parse_element(text.value)
+        domain = root.find("domain") if root.tag == "domstatus" else root
+        if domain is None:
+            return unseen(path, "a <domstatus> without a <domain>")
+        read_domain(domain)
+    except DomainXmlError as error:
+        return unseen(path, str(error))
+    return seen(path, ET.tostring(domain, encoding="unicode"))
+
+
+@dataclass(frozen=True)
+class SaveHeader:
+    """The head of a managed save: how many bytes of XML follow it."""
+
+    xml_bytes: int
+
+
+def parse_save_header(head: bytes) -> SaveHeader:
+    """The first 92 bytes of a managed save. Raises DomainXmlError for anything else."""
+    if len(head) < _SAVE_HEADER.size:
+        raise DomainXmlError("shorter than the header of a libvirt save file")
+    magic, _version, xml_bytes, *_ = _SAVE_HEADER.unpack_from(head)
+    if magic not in _SAVE_MAGICS:
+        raise DomainXmlError("not a libvirt save file")
+    if xml_bytes > LIMIT_CHARACTERS:
+        raise DomainXmlError(f"{xml_bytes} bytes of XML, expected at most {LIMIT_CHARACTERS}")
+    return SaveHeader(xml_bytes)
+
+
+def _read_save(tree: HostTree, path: str) -> Observed[str]:
+    try:
+        with tree.open(path) as file:
+            header = parse_save_header(file.read(_SAVE_HEADER.size))
+            text = file.read(header.xml_bytes).rstrip(b"\x00").decode("utf-8", "replace")
+        read_domain(parse_element(text))
+    except OSError as error:
+        return unseen(path, why(error), unlock=unlock_for(error))
+    except DomainXmlError as error:
+        return unseen(path, str(error))
+    return seen(path, text)

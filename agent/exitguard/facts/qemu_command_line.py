@@ -1,0 +1,113 @@
+"""A QEMU command line, read for what decides the guest PMU: the truth about a running domain. Pure.
+
+Properties: target/i386/cpu.c (`pmu`, default off for named models, on for host and max); `+pmu` and `-pmu` are the legacy
+spellings and win over `pmu=` (x86_cpu_parse_featurestr in QEMU's source).
+"""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from exitguard.model.domain import CpuArgument
+from exitguard.model.pmu import PmuElement
+from exitguard.model.record import Observed, seen, unseen
+
+_ON = ("on", "yes", "true", "y")
+_OFF = ("off", "no", "false", "n")
+SOURCE = "QEMU command line"
+
+#: Options of qemu-system-x86_64 that take no value (qemu-options.hx up to 11.0, entries without HAS_ARG, removed ones included).
+_WITHOUT_VALUE = frozenset(
+    """
+    -h -help -version -enable-kvm -nodefaults -nographic -S -s -no-reboot -no-shutdown -no-user-config -nodefconfig -daemonize
+    -snapshot -usb -no-acpi -no-hpet -no-fd-bootchk -preconfig -only-migratable -full-screen -win2k-hack -rtc-td-hack -xen-attach
+    -enable-sync-profile -curses -mem-prealloc -singlestep -enable-fips -alt-grab -ctrl-grab -no-frame -no-quit -sdl -portrait
+    -audio-help -semihosting -old-param -no-kvm -no-kvm-irqchip -no-kvm-pit -no-kvm-pit-reinjection -localtime
+    """.split()  # noqa: SIM905 - three lines to read, not sixty
+)
+
+
+@dataclass(frozen=True)
+class QemuCommandLine:
+    """What one QEMU was started with."""
+
+    uuid: str | None
+    cpu: Observed[CpuArgument]
+    accelerator: Observed[str]
+    incoming: bool
+
+
+def parse(argv: tuple[str, ...]) -> QemuCommandLine:
+    """What `argv` (the whole command line, argv[0] included) says. Never raises: what cannot be told has a reason."""
+    options, stray = _split(argv[1:])
+    values: dict[str, list[str]] = {}
+    for option, value in options:
+        values.setdefault(option, []).append(value)
+    behind = [f"-global {value}" for value in values.get("-global", ()) if "pmu" in value]
+    behind += [f"-readconfig {value}" for value in values.get("-readconfig", ())]
+    cpu: Observed[CpuArgument]
+    if stray is not None:
+        # Out of step, a missed -cpu would look like none, and a tenant's text like an option: say nothing instead.
+        cpu = unseen(SOURCE, f"not understood from {stray[:80]!r} on")
+    elif behind:
+        cpu = unseen(SOURCE, f"{behind[0][:200]} can change the PMU behind -cpu")
+    else:
+        # The last -cpu wins; without one QEMU takes its default model, which is a named one.
+        cpu = seen(SOURCE, read_cpu_argument(values.get("-cpu", [""])[-1]))
+    return QemuCommandLine(
+        uuid=_uuid(values.get("-uuid", [""])[-1]),
+        cpu=cpu,
+        accelerator=_accelerator(values, stray),
+        incoming="-incoming" in values,
+    )
+
+
+def _split(words: tuple[str, ...]) -> tuple[list[tuple[str, str]], str | None]:
+    """Options with their values, and the first word that stands where an option was expected."""
+    options: list[tuple[str, str]] = []
+    position = 0
+    while position < len(words):
+        word = words[position]
+        if not word.startswith("-") or word == "-":
+            return options, word
+        option = "-" + word.lstrip("-")
+        if option in _WITHOUT_VALUE:
+            options.append((option, ""))
+            position += 1
+        else:
+            options.append((option, words[position + 1] if position + 1 < len(words) else ""))
+            position += 2
+    return options, None
+
+
+def _accelerator(values: dict[str, list[str]], stray: str | None) -> Observed[str]:
+    if stray is not None:
+        return unseen(SOURCE, f"not understood from {stray[:80]!r} on")
+    named = [value.partition(",")[0] for value in values.get("-accel", ())]
+    for machine in values.get("-machine", []) + values.get("-M", []):
+        named += [part[6:].partition(":")[0] for part in machine.split(",") if part.startswith("accel=")]
+    if "-enable-kvm" in values:
+        named.append("kvm")
+    # QEMU tries the named ones in turn; libvirt names exactly one.
+    return seen(SOURCE, named[0]) if len(set(named)) == 1 else unseen(SOURCE, "the command line names no accelerator, or several")
+
+
+def read_cpu_argument(text: str) -> CpuArgument:
+    """`host,migratable=on,pmu=off` as a model and its pmu property; the last one wins, and `+pmu`/`-pmu` win over `pmu=`."""
+    model, *features = text.split(",")
+    plain = legacy = PmuElement.ABSENT
+    for feature in features:
+        name, _, value = feature.strip().partition("=")
+        if name == "pmu":
+            plain = PmuElement.OFF if value.lower() in _OFF else PmuElement.ON
+        elif name == "+pmu":
+            legacy = PmuElement.ON
+        elif name == "-pmu":
+            legacy = PmuElement.OFF
+    return CpuArgument(model=model.strip(), pmu=plain if legacy is PmuElement.ABSENT else legacy)
+
+
+def _uuid(text: str) -> str | None:
+    try:
+        return str(UUID(text))
+    except ValueError:
+        return None

@@ -1,0 +1,31 @@
+"""What the store remembers between audits: verdicts that changed, and times at which nothing could be stored."""
+
+from exitguard.model.finding import Subject, Verdict
+from exitguard.model.record import Record
+from exitguard.model.time import UtcTime
+
+
+class Transition(Record):
+    """One rule's verdict on one subject became another at `at`, the observed_at of the audit that saw it."""
+
+    rule: str
+    subject: Subject
+    #: None where the finding is new, or was gone before.
+    before: Verdict | None
+    #: None where the finding is gone: the subject, or the rule, is no longer judged.
+    now: Verdict | None
+    reason: str
+    at: UtcTime
+
+
+class Gap(Record):
+    """Observations that were made and could not be stored, from the first that was dropped to the last."""
+
+    #: A UUID: the same gap keeps it while it grows, so that it is never counted twice.
+    id: str
+    first_at: UtcTime
+    last_at: UtcTime
+    #: How many observations, at least.
+    dropped: int
+    #: Why the last of them could not be stored.
+    reason: str
