@@ -32,7 +32,7 @@ from exitguard.model.host import (
 from exitguard.model.record import Observed, seen, unseen
 from exitguard.model.samples import DomainSample, Samples
 
-#: Where distributions install QEMU for x86, for hosts whose libvirt cannot be asked.
+#: Where distributions install QEMU for x86: what the next domain that is defined would name.
 _USUAL_EMULATORS = ("/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm", "/usr/bin/qemu-kvm")
 #: A host with more than this many different emulators is not a host but an attack on this loop.
 _MAX_EMULATORS = 64
@@ -64,6 +64,7 @@ def collect(
 ) -> Observation:
     """Facts and samples of one target. Never raises for what it cannot see: that is a reason in the facts."""
     remote = target.kind is TargetKind.REMOTE
+    reading = _read_domains(target, tree, call_timeout_seconds)  # libvirt answers while the host is read
     kernel = _remote_kernel() if remote else read_kernel(tree, changelog_markers=changelog_markers)
     reader = QemuReader(tree)
     processes = None if remote else read_processes(tree)
@@ -76,7 +77,6 @@ def collect(
         unseen_processes=_REMOTE,
         reader=reader,
     )
-    reading = _read_domains(target, tree, call_timeout_seconds)
     described = [describe_domain(raw, context) for raw in reading.domains]
     domains = tuple(sorted((facts for facts, _ in described), key=lambda domain: domain.uuid))
     samples = tuple(sample for _, sample in described if sample is not None)
@@ -87,7 +87,7 @@ def collect(
         cpu=_remote("/proc/cpuinfo") if remote else read_cpu(tree),
         mitigations=_remote("/sys/devices/system/cpu/vulnerabilities") if remote else read_mitigations(tree),
         kvm=_remote_kvm() if remote else read_kvm(tree),
-        qemu=_remote("QEMU programs") if remote else _read_binaries(reader, reading, domains),
+        qemu=_remote("QEMU programs") if remote else _read_binaries(reader, domains),
         libvirt=reading.facts,
         unmanaged=_read_unmanaged(tree, processes, samples),
     )
@@ -108,17 +108,14 @@ def _read_domains(target: Target, tree: HostTree, call_timeout_seconds: float) -
     return read_libvirt(target.uri, call_timeout_seconds=call_timeout_seconds)
 
 
-def _read_binaries(reader: QemuReader, reading: LibvirtReading, domains: Iterable[DomainFacts]) -> Observed[tuple[QemuBinary, ...]]:
-    """Every QEMU on disk that libvirt or a definition names; each file is read once."""
-    named = set(reading.emulators.value or ())
+def _read_binaries(reader: QemuReader, domains: Iterable[DomainFacts]) -> Observed[tuple[QemuBinary, ...]]:
+    """Every QEMU on disk that a definition names, and those in the usual places; each file is read once."""
+    named = {path for path in _USUAL_EMULATORS if reader.tree.exists(path)}
     for domain in domains:
         for definition in (domain.definition, domain.run):
-            if definition is not None and definition.value is not None and (definition.value.emulator or "").startswith("/"):
-                named.add(definition.value.emulator or "")
-    if not named:
-        named.update(path for path in _USUAL_EMULATORS if reader.tree.exists(path))
-    if not named and reading.emulators.value is None:
-        return unseen("QEMU programs", f"none is in the usual places, and libvirt names none: {reading.emulators.reason}")
+            emulator = definition.value.emulator if definition is not None and definition.value is not None else None
+            if emulator is not None and emulator.startswith("/"):
+                named.add(emulator)
     return seen("QEMU programs", tuple(reader.read_file(path) for path in sorted(named)[:_MAX_EMULATORS]))
 
 

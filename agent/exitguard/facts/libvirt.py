@@ -5,6 +5,9 @@ daemon. So one worker thread makes the calls, one at a time; when one takes too 
 its connection are left behind, and another takes up the list after that domain. No domain is ever asked twice for the same
 thing, and after a few stuck ones nothing more is asked (`_MAX_STUCK`).
 
+virConnectGetCapabilities is not asked for: it makes the daemon start every QEMU that it finds, which takes seconds where its
+cache is not valid, and no reading may cost the host that.
+
 While the worker waits for the daemon, the caller reads what has already come: `domains()` yields as answers arrive.
 """
 
@@ -14,9 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
-from xml.etree import ElementTree as ET
 
-from exitguard.facts.domain_xml import DomainXmlError, parse_element
 from exitguard.model.host import LibvirtFacts, Target, TargetKind
 from exitguard.model.record import Observed, seen, unseen
 
@@ -45,8 +46,6 @@ class LibvirtReading:
     """What libvirt told of itself, and its domains as they arrive. `domains` must be read to its end, once."""
 
     facts: LibvirtFacts
-    #: QEMU programs for x86 that libvirt knows, sorted.
-    emulators: Observed[tuple[str, ...]]
     domains: Iterator[RawDomain]
 
 
@@ -73,7 +72,6 @@ def read_libvirt(uri: str, *, call_timeout_seconds: float) -> LibvirtReading:
         return _blind(uri, opening.reason, unlock=opening.unlock)
     return LibvirtReading(
         facts=LibvirtFacts(daemon_version=seen(uri, opening.version), driver=seen(uri, opening.driver), listing=seen(uri, True)),
-        emulators=_emulators(uri, opening.capabilities),
         domains=worker.domains(opening),
     )
 
@@ -93,7 +91,6 @@ class _Opening:
 
     version: str
     driver: str
-    capabilities: str
     domains: tuple[_Listed, ...]
 
 
@@ -138,7 +135,7 @@ class _Worker:
         # A worker that was left behind still holds the old queue: its late answers reach nobody.
         self._conversation = _Conversation(self.libvirt, self.uri, only)
         threading.Thread(target=self._conversation.run, name="libvirt", daemon=True).start()
-        # The first question makes a fresh daemon probe every QEMU it finds, which takes seconds.
+        # A fresh daemon may still be loading its domains.
         limit_seconds = _OPENING_FACTOR * self.timeout_seconds
         try:
             answer = self._conversation.answers.get(timeout=limit_seconds)
@@ -235,12 +232,8 @@ class _Conversation:
             # ID() is part of the listing (-1 where nothing runs): no call.
             listed = _Listed(uuid, domain.name(), domain.ID() != -1, uuid in persistent, uuid in saved)
             domains.append((listed, domain))
-        try:
-            capabilities = connection.getCapabilities()
-        except flags.libvirtError:
-            capabilities = ""
         version = _dotted(connection.getLibVersion())
-        self.answers.put(_Opening(version, connection.getType(), capabilities, tuple(listed for listed, _ in domains)))
+        self.answers.put(_Opening(version, connection.getType(), tuple(listed for listed, _ in domains)))
         return domains
 
     def _ask(self, listed: _Listed, domain: Any) -> RawDomain:
@@ -309,7 +302,6 @@ def _blind(uri: str, reason: str, *, unlock: str | None) -> LibvirtReading:
             driver=unseen(uri, reason, unlock=unlock),
             listing=unseen(uri, reason, unlock=unlock),
         ),
-        emulators=unseen(uri, reason, unlock=unlock),
         domains=iter(()),
     )
 
@@ -317,20 +309,3 @@ def _blind(uri: str, reason: str, *, unlock: str | None) -> LibvirtReading:
 def _dotted(version: int) -> str:
     """The version number 9000000 as 9.0.0 (virConnectGetLibVersion)."""
     return f"{version // 1_000_000}.{version // 1_000 % 1_000}.{version % 1_000}"
-
-
-def _emulators(uri: str, capabilities: str) -> Observed[tuple[str, ...]]:
-    source = f"{uri}: capabilities"
-    try:
-        return seen(source, parse_emulators(parse_element(capabilities)))
-    except DomainXmlError as error:
-        return unseen(source, str(error))
-
-
-def parse_emulators(capabilities: ET.Element) -> tuple[str, ...]:
-    """The x86 QEMU programs in libvirt's capabilities XML (formatcaps), sorted."""
-    paths: set[str] = set()
-    for arch in capabilities.findall("guest/arch"):
-        if arch.get("name") in ("x86_64", "i686"):
-            paths.update(emulator.text.strip() for emulator in arch.iter("emulator") if emulator.text)
-    return tuple(sorted(path for path in paths if path.startswith("/")))

@@ -35,7 +35,6 @@ def read_libvirt_files(tree: HostTree) -> LibvirtReading:
     )
     return LibvirtReading(
         facts=LibvirtFacts(daemon_version=unseen(DEFINITIONS, reason), driver=unseen(DEFINITIONS, reason), listing=listing),
-        emulators=unseen(DEFINITIONS, reason),
         domains=_read_domains(tree, definitions.value or ()),
     )
 

@@ -1,0 +1,256 @@
+import gzip
+import shutil
+import subprocess
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exitguard.facts import kernel_packages, rpm
+from exitguard.facts.kernel_packages import (
+    gunzip,
+    installed_guard_entries,
+    parse_running_version,
+    read_changelogs,
+    read_running_version,
+    running_changelog,
+)
+from exitguard.facts.tree import HostTree
+from exitguard.model.host import Changelog
+from exitguard.model.record import Observed
+
+SUBJECT = "x86/kvm: skip PMU event trigger when guest PMU is disabled"
+MARKERS = (SUBJECT, "VSTOR-132543")
+RELEASE = "6.1.0-57-amd64"
+RPM_RELEASE = "5.14.0-503.99.1.el9_5.x86_64"
+GUARDED = f"linux (6.1.200-1) bookworm; urgency=medium\n\n  * {SUBJECT}\n\nlinux (6.1.199-1) bookworm; urgency=medium\n\n  * older\n"
+needs_rpm = pytest.mark.skipif(
+    shutil.which("rpm", path=rpm._SEARCH_PATH) is None or shutil.which("rpmbuild") is None, reason="rpm and rpmbuild are not installed"
+)
+
+
+def write_changelog(root: Path, package: str, text: str = GUARDED, name: str = "changelog.gz") -> Path:
+    file = root / "usr/share/doc" / package / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(gzip.compress(text.encode()))
+    return file
+
+
+def read_one(root: Path, running_version: str | None = None, release: str = RELEASE) -> tuple[Observed[Changelog], tuple[str, ...]]:
+    found = read_changelogs(HostTree(root), [release], markers=MARKERS, running_version=running_version)[release]
+    return running_changelog(found, running_version), installed_guard_entries(found)
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        f"linux-image-{RELEASE}",
+        f"linux-image-{RELEASE}-unsigned",
+        f"linux-image-unsigned-{RELEASE}",
+        f"linux-modules-{RELEASE}",
+        f"linux-binary-{RELEASE}",
+    ],
+)
+@pytest.mark.parametrize("name", ["changelog.gz", "changelog.Debian.gz"])
+def test_dpkg_changelog_that_names_the_guard_is_found(tmp_path: Path, package: str, name: str) -> None:
+    write_changelog(tmp_path, package, name=name)
+    changelog, installed = read_one(tmp_path)
+    assert changelog.source == f"/usr/share/doc/{package}/{name}"
+    assert changelog.get() == Changelog(package=package, guard_entries=(SUBJECT,))
+    assert installed == (SUBJECT,)
+
+
+def test_package_that_was_upgraded_under_the_same_name_does_not_guard_the_running_kernel(tmp_path: Path) -> None:
+    write_changelog(tmp_path, f"linux-image-{RELEASE}")
+    changelog, installed = read_one(tmp_path, "6.1.199-1")
+    assert changelog.get().guard_entries == ()
+    assert installed == (SUBJECT,)
+
+
+def test_changelog_without_the_running_version_has_a_reason(tmp_path: Path) -> None:
+    write_changelog(tmp_path, f"linux-image-{RELEASE}")
+    changelog, _ = read_one(tmp_path, "6.1.201-1")
+    assert changelog.reason == "has no entry for the running version 6.1.201-1: the package was changed since the boot"
+
+
+def test_signed_image_that_says_nothing_yields_to_the_modules_package(tmp_path: Path) -> None:
+    write_changelog(tmp_path, f"linux-image-{RELEASE}", "linux-signed (6.1.200-1) noble; urgency=low\n\n  * Master version: 6.1.200-1\n")
+    assert read_one(tmp_path)[0].get().guard_entries == ()
+    write_changelog(tmp_path, f"linux-modules-{RELEASE}")
+    changelog, installed = read_one(tmp_path, "6.1.200-1")
+    assert changelog.get() == Changelog(package=f"linux-modules-{RELEASE}", guard_entries=(SUBJECT,))
+    assert installed == (SUBJECT,)
+
+
+def test_withdrawn_guard_is_no_guard_and_says_so(tmp_path: Path) -> None:
+    write_changelog(tmp_path, f"linux-image-{RELEASE}", f'linux (2-1) x; urgency=low\n\n  * Revert "{SUBJECT}"\n\n  * {SUBJECT}\n')
+    changelog, installed = read_one(tmp_path)
+    assert changelog.reason == f'the newest entry that names the guard withdraws it: Revert "{SUBJECT}"'
+    assert installed == ()
+
+
+def test_no_package_has_a_reason(tmp_path: Path) -> None:
+    changelog, installed = read_one(tmp_path)
+    assert changelog.reason == f"no package of kernel {RELEASE} has a changelog here, nor is there an rpm database"
+    assert installed == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "ends early"), (b"plain text", "not a whole gzip file"), (gzip.compress(b"x" * 10_000)[:-12], "ends early")],
+)
+def test_broken_changelog_has_a_reason(tmp_path: Path, content: bytes, reason: str) -> None:
+    write_changelog(tmp_path, f"linux-image-{RELEASE}").write_bytes(content)
+    changelog, _ = read_one(tmp_path)
+    assert reason in (changelog.reason or "")
+
+
+def test_broken_changelog_does_not_hide_a_good_one(tmp_path: Path) -> None:
+    write_changelog(tmp_path, f"linux-image-{RELEASE}").write_bytes(b"broken")
+    write_changelog(tmp_path, f"linux-modules-{RELEASE}")
+    assert read_one(tmp_path)[0].get().guard_entries == (SUBJECT,)
+
+
+def test_gzip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    compressor = zlib.compressobj(9, zlib.DEFLATED, kernel_packages._GZIP)
+    megabyte = bytes(1 << 20)
+    bomb = b"".join(compressor.compress(megabyte) for _ in range(80)) + compressor.flush()
+    write_changelog(tmp_path, f"linux-image-{RELEASE}").write_bytes(bomb)
+    assert "unpacks to more than" in (read_one(tmp_path)[0].reason or "")
+
+
+@given(st.binary(max_size=3_000_000) | st.integers(0, 3_000_000).map(bytes))
+def test_gunzip_undoes_gzip_in_small_chunks(plain: bytes) -> None:
+    chunks = list(gunzip(gzip.compress(plain)))
+    assert b"".join(chunks) == plain
+    assert all(len(chunk) <= 1 << 20 for chunk in chunks)
+
+
+@given(st.binary())
+def test_arbitrary_bytes_are_refused_with_a_value_error(compressed: bytes) -> None:
+    with pytest.raises(ValueError, match="gzip"):
+        list(gunzip(compressed))
+
+
+@pytest.mark.parametrize(
+    ("version", "signature", "expected"),
+    [
+        ("Linux version 6.12.113+deb12-amd64 (x) #1 SMP PREEMPT_DYNAMIC Debian 6.12.113-1~deb12u1 (2026-11-16)", "", "6.12.113-1~deb12u1"),
+        ("Linux version 6.8.0-45-generic (buildd@x) #45-Ubuntu SMP", "Ubuntu 6.8.0-45.45-generic 6.8.12", "6.8.0-45.45"),
+        ("", "Ubuntu 6.8.0-45.45~22.04.1-lowlatency-hwe 6.8.12", "6.8.0-45.45~22.04.1"),
+        ("Linux version 5.14.0-503.el9.x86_64 (x) #1 SMP PREEMPT_DYNAMIC Thu", "", None),
+    ],
+)
+def test_running_version_is_what_the_kernel_says_of_itself(version: str, signature: str, expected: str | None) -> None:
+    assert parse_running_version(version, signature) == expected
+
+
+def test_running_version_without_proc_is_none(tmp_path: Path) -> None:
+    assert read_running_version(HostTree(tmp_path)) is None
+
+
+@given(st.text(), st.text())
+def test_running_version_of_arbitrary_text_never_raises(version: str, signature: str) -> None:
+    parse_running_version(version, signature)
+
+
+def test_rpm_database_without_rpm_names_the_package_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpm, "_SEARCH_PATH", str(tmp_path))
+    (tmp_path / "var/lib/rpm").mkdir(parents=True)
+    (tmp_path / "var/lib/rpm/rpmdb.sqlite").touch()
+    changelog, _ = read_one(tmp_path, release=RPM_RELEASE)
+    assert (changelog.source, changelog.unlock) == ("/var/lib/rpm", "install the package rpm")
+
+
+@pytest.fixture(scope="module")
+def rpm_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sysroot whose rpm database knows a kernel-core that was built here, with the guard in its changelog."""
+    root = tmp_path_factory.mktemp("rpm")
+    database = root / "sysroot/usr/lib/sysimage/rpm"
+    database.mkdir(parents=True)
+    spec = root / "kernel.spec"
+    version, release = RPM_RELEASE.removesuffix(".x86_64").split("-")
+    spec.write_text(
+        f"Name: kernel-core\nVersion: {version}\nRelease: {release}\nSummary: stand-in\nLicense: none\n%description\nstand-in\n%files\n"
+        f"%changelog\n* Tue Jun 02 2026 A <a@example.org> [{version}-{release}]\n- {SUBJECT} (A) [VSTOR-132543]\n- other\n"
+    )
+    build = ["rpmbuild", "--quiet", "--target", "x86_64", "--define", f"_topdir {root}/build", "-bb", str(spec)]
+    subprocess.run(build, check=True, capture_output=True)
+    package = next((root / "build").rglob("*.rpm"))
+    subprocess.run(["rpm", "--dbpath", database, "--nodeps", "--justdb", "-i", package], check=True, capture_output=True)
+    return root / "sysroot"
+
+
+@needs_rpm
+def test_rpm_changelog_that_names_the_guard_is_found(rpm_root: Path) -> None:
+    changelog, installed = read_one(rpm_root, release=RPM_RELEASE)
+    package = f"kernel-core-{RPM_RELEASE}"
+    assert changelog.source == f"rpm -q --changelog {package}"
+    assert changelog.get() == Changelog(package=package, guard_entries=(f"{SUBJECT} (A) [VSTOR-132543]",))
+    assert installed == changelog.get().guard_entries
+
+
+@needs_rpm
+def test_kernel_that_rpm_does_not_know_has_a_reason(rpm_root: Path) -> None:
+    assert read_one(rpm_root, release="5.14.0-1.el9.x86_64")[0].reason == "rpm knows no installed package kernel-core-5.14.0-1.el9.x86_64"
+
+
+@needs_rpm
+def test_reading_a_sysroot_leaves_its_rpm_database_alone(rpm_root: Path) -> None:
+    files = sorted(rpm_root.rglob("*"))
+    before = [(file, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+    assert read_one(rpm_root, release=RPM_RELEASE)[0].known
+    assert [(file, file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(rpm_root.rglob("*"))] == before
+
+
+@needs_rpm
+def test_rpm_database_that_is_none_has_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "var/lib/rpm").mkdir(parents=True)
+    (tmp_path / "var/lib/rpm/rpmdb.sqlite").write_bytes(b"not a database")
+    assert not read_one(tmp_path, release=RPM_RELEASE)[0].known
+
+
+def test_rpm_database_larger_than_the_limit_has_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpm, "_MAX_DATABASE_BYTES", 1000)
+    monkeypatch.setattr(rpm.shutil, "which", lambda *_args, **_options: "/usr/bin/rpm")
+    (tmp_path / "var/lib/rpm").mkdir(parents=True)
+    (tmp_path / "var/lib/rpm/rpmdb.sqlite").write_bytes(bytes(1001))
+    assert read_one(tmp_path, release=RPM_RELEASE)[0].reason == "the rpm database is larger than 1000 bytes"
+
+
+@pytest.fixture
+def own_rpm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program that stands where rpm would, to misbehave as rpm on a broken database may."""
+    program = tmp_path / "rpm"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(rpm, "_PROGRAM", str(program))
+    return program
+
+
+def test_rpm_that_hangs_is_given_up(own_rpm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_rpm.write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(rpm, "_LIMIT_SECONDS", 0.1)
+    with pytest.raises(rpm.RpmError, match="did not finish within"):
+        list(rpm.query_changelog("/nowhere", "kernel"))
+
+
+def test_rpm_that_closes_its_output_and_hangs_is_given_up(own_rpm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_rpm.write_text("#!/bin/sh\nexec sleep 60 >&-\n")
+    monkeypatch.setattr(rpm, "_LIMIT_SECONDS", 0.1)
+    with pytest.raises(rpm.RpmError, match="did not finish within"):
+        list(rpm.query_changelog("/nowhere", "kernel"))
+
+
+def test_rpm_that_never_stops_writing_is_given_up(own_rpm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_rpm.write_text("#!/bin/sh\nexec cat /dev/zero\n")
+    monkeypatch.setattr(rpm, "_MAX_OUTPUT_BYTES", 1_000_000)
+    with pytest.raises(rpm.RpmError, match="wrote more than 1000000 bytes"):
+        list(rpm.query_changelog("/nowhere", "kernel"))
+
+
+def test_rpm_is_given_the_package_as_one_argument(own_rpm: Path) -> None:
+    own_rpm.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    assert b"".join(rpm.query_changelog("/a b", "kernel; x")) == b"--dbpath\n/a b\n-q\n--changelog\n--\nkernel; x\n"
