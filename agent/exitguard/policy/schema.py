@@ -1,15 +1,22 @@
-"""The shape of everything under policies/: the only definition; the JSON Schemas and the reference are generated from it."""
+"""The shape of everything under policies/: the only definition; the JSON Schemas and the reference are generated from it.
+
+Files are read strictly (policy/load.py): text is text, `true` is true, and nothing is guessed into another type. A fault
+between two values is raised as `fault`, which names the value to blame, so that the operator gets its line.
+"""
 
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from exitguard.model.finding import Severity, SubjectKind
 from exitguard.model.host import MitigationClass
 from exitguard.model.kernel import Body, KernelState
 from exitguard.model.time import UtcTime
+from exitguard.policy.problem import Problem
 
 
 class PolicyPart(BaseModel):
@@ -18,21 +25,68 @@ class PolicyPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def fault(path: tuple[str | int, ...], message: str) -> PydanticCustomError:
+    """The error of a validator that sees more than one value: `path` leads from there to the value to blame."""
+    return PydanticCustomError("fault", "{message}", {"message": message, "path": path})
+
+
+def _refuse_repeats(field: str, key: str, values: Iterable[str]) -> None:
+    first: dict[str, int] = {}
+    for index, value in enumerate(values):
+        if value in first:
+            raise fault((field, index, key), f"expected a {key} of its own, found {value!r}, which is taken by {field}[{first[value]}]")
+        first[value] = index
+
+
 def _pattern(text: str) -> str:
     try:
-        re.compile(text)
-    except re.error as error:
+        re.compile(text, re.ASCII)
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"{text!r} is not a regular expression: {error}") from None
     return text
 
 
+def _refuse_empty_range(since: str | None, before: str | None) -> None:
+    if since is not None and before is not None and version_numbers(since) >= version_numbers(before):
+        raise fault(("before",), f"expected a version later than since ({since!r}), found {before!r}")
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """A `Version` as numbers to compare, zeros at the end removed: 6.9 and 6.9.0 are the same."""
+    numbers = [int(part) for part in version.split(".")]
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
+
+
+_VERSION = r"^[0-9]{1,9}(\.[0-9]{1,9}){0,3}$"
+_IDENTIFIER = r"^[A-Z][A-Z0-9]*(-[A-Z0-9]+)+$"
+_POLICY_ID = r"^[a-z][a-z0-9-]*(\+[a-z][a-z0-9-]*)*$"
+_LINE = r"^[^\x00-\x1f\x7f-\x9f]+$"
+_BUILD_ID = r"^[0-9a-f]{16,64}$"
+_WAIVER_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+#: The patterns above in an operator's words.
+PATTERN_WORDS = {
+    _VERSION: "a version in quotes, such as '6.9'",
+    _IDENTIFIER: "capital letters and digits in words joined by '-', such as HOST-KERNEL-GUARD",
+    _POLICY_ID: "small letters, digits and '-', such as pmu-off",
+    _LINE: "one line of text without control characters",
+    _BUILD_ID: "a build-id of 16 to 64 small hexadecimal digits",
+    _WAIVER_ID: "letters, digits, '.', '_' and '-', such as CHG-1234",
+}
+
 Pattern = Annotated[str, Field(max_length=500), AfterValidator(_pattern)]
-Version = Annotated[str, Field(pattern=r"^\d+(\.\d+){0,3}$", description="dotted numbers, for example 6.9")]
-Identifier = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9]*(-[A-Z0-9]+)+$", max_length=64)]
+Version = Annotated[str, Field(pattern=_VERSION, description="dotted numbers in quotes, for example '6.9'")]
+Identifier = Annotated[str, Field(pattern=_IDENTIFIER, max_length=64)]
+PolicyId = Annotated[str, Field(pattern=_POLICY_ID, max_length=200)]
+Text = Annotated[str, Field(min_length=1, max_length=4000)]
+Line = Annotated[str, Field(min_length=1, max_length=200, pattern=_LINE)]
+Remedy = Literal["domain_pmu_off", "kernel_guard", "kvm_enable_pmu_off", "nova_flavor_default", "nova_instance_pmu_off", "qemu_pmu_cap"]
 
 
 class Provenance(StrEnum):
-    """How a statement is known (docs/architecture.md)."""
+    """How a statement is known."""
 
     SOURCE = "source"  # read in the released source or binary
     LIST = "list"  # on a mailing list or in project documentation
@@ -56,6 +110,22 @@ class Check(StrEnum):
     WAIVERS = "waivers"
 
 
+#: Whom each check judges: a rule that says otherwise would never find a subject.
+SUBJECT_OF: dict[Check, SubjectKind] = {
+    Check.KERNEL_GUARD: SubjectKind.HOST,
+    Check.KERNEL_REBOOT: SubjectKind.HOST,
+    Check.QEMU_PMU_CAPABILITY: SubjectKind.HOST,
+    Check.SOURCES: SubjectKind.HOST,
+    Check.HOST_IDENTITY: SubjectKind.HOST,
+    Check.PMU_PERSISTENT: SubjectKind.DOMAIN,
+    Check.PMU_LIVE: SubjectKind.DOMAIN,
+    Check.PMU_EFFECTIVE: SubjectKind.DOMAIN,
+    Check.OPT_OUT_HONOURED: SubjectKind.DOMAIN,
+    Check.NOVA_DEFAULT_OFF: SubjectKind.HOST,
+    Check.WAIVERS: SubjectKind.POLICY,
+}
+
+
 class SourceName(StrEnum):
     """The sources that the `sources` check can require."""
 
@@ -67,7 +137,9 @@ class SourceName(StrEnum):
 
 
 class SourcesParameters(PolicyPart):
-    required: tuple[SourceName, ...] = tuple(SourceName)
+    """Parameters of the `sources` check."""
+
+    required: tuple[SourceName, ...] = Field(default=tuple(SourceName), min_length=1)
 
 
 class Rule(PolicyPart):
@@ -75,19 +147,22 @@ class Rule(PolicyPart):
 
     id: Identifier
     severity: Severity
-    title: str = Field(max_length=120)
-    rationale: str
-    references: tuple[str, ...] = ()
+    title: Annotated[Line, Field(max_length=120)]
+    rationale: Text = Field(description="why an operator cares, in plain words")
+    references: tuple[Line, ...] = ()
     subject: SubjectKind
     check: Check
-    #: Parameters of the check; today only `sources` takes any.
-    parameters: SourcesParameters | None = None
-    remedy: str | None = Field(default=None, description="the remedy that mends a failure, or none")
+    parameters: SourcesParameters | None = Field(default=None, description="parameters of the check; only `sources` takes any")
+    remedy: Remedy | None = Field(default=None, description="the remedy that mends a failure, or none")
 
     @model_validator(mode="after")
-    def _parameters_fit(self) -> Self:
+    def _fits_its_check(self) -> Self:
         if self.parameters is not None and self.check is not Check.SOURCES:
-            raise ValueError(f"check {self.check} takes no parameters")
+            raise fault(("parameters",), f"check {self.check} takes no parameters: remove them")
+        if self.subject is not SUBJECT_OF[self.check]:
+            raise fault(
+                ("subject",), f"expected {str(SUBJECT_OF[self.check])!r}, which check {self.check} judges, found {str(self.subject)!r}"
+            )
         return self
 
 
@@ -100,73 +175,109 @@ class Scope(PolicyPart):
 class Policy(PolicyPart):
     """A policy file: what should be, rule by rule."""
 
+    kind: Literal["policy"] = "policy"
     schema_version: Literal[1]
-    id: str = Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=64)
-    version: str
-    title: str
+    id: PolicyId
+    version: Line
+    title: Line
     scope: Scope = Scope()
     rules: tuple[Rule, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
-        ids = [rule.id for rule in self.rules]
-        repeated = sorted({rule_id for rule_id in ids if ids.count(rule_id) > 1})
-        if repeated:
-            raise ValueError(f"rule ids must be unique, repeated: {', '.join(repeated)}")
+        _refuse_repeats("rules", "id", (rule.id for rule in self.rules))
         return self
 
 
 class KernelLineage(PolicyPart):
-    """What is known of a range of kernels. `release` matches the whole `uname -r`; the first lineage that matches speaks."""
+    """What is known of a range of kernels. The first lineage that matches speaks (policy/lineage.py).
 
-    id: str
-    release: Pattern
-    since: Version | None = None  # inclusive, compared on the leading x.y.z of the release
-    before: Version | None = None  # exclusive
+    Versions are compared on the leading x.y.z of the release.
+    """
+
+    id: Line
+    release: Pattern = Field(description="a regular expression that matches the whole of `uname -r`")
+    since: Version | None = Field(default=None, description="first version of the range; null for no lower end")
+    before: Version | None = Field(default=None, description="first version after the range; null for no upper end")
     state: KernelState
     body: Body | None = None
     provenance: Provenance
-    note: str
+    note: Text
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        _refuse_empty_range(self.since, self.before)
+        _refuse_body_without_call(self.state, self.body)
+        return self
 
 
 class BuildVerdict(PolicyPart):
     """A kernel build that was decided once, by file; hosts recognise it by build-id."""
 
-    build_id: str = Field(pattern=r"^[0-9a-f]{16,64}$")
-    release: str
+    build_id: str = Field(pattern=_BUILD_ID)
+    release: Line
     state: KernelState
     body: Body | None = None
     provenance: Provenance
-    note: str
+    note: Text
+
+    @model_validator(mode="after")
+    def _body_has_a_call(self) -> Self:
+        _refuse_body_without_call(self.state, self.body)
+        return self
+
+
+def _refuse_body_without_call(state: KernelState, body: Body | None) -> None:
+    if body is not None and state in {KernelState.EQUIVALENT, KernelState.NOT_AFFECTED}:
+        raise fault(("body",), f"expected null: a kernel that is {state} has neither body, found {str(body)!r}")
 
 
 class Kernels(PolicyPart):
-    """policies/kernels.yaml."""
+    """policies/kernels.yaml: what is known of kernels by release and by build-id."""
 
+    kind: Literal["kernels"] = "kernels"
     schema_version: Literal[1]
-    #: A changelog entry that contains one of these names the guard.
-    changelog_markers: tuple[str, ...]
+    changelog_markers: tuple[Line, ...] = Field(description="a changelog entry that contains one of these names the guard")
     lineages: tuple[KernelLineage, ...]
     builds: tuple[BuildVerdict, ...] = ()
 
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        _refuse_repeats("lineages", "id", (lineage.id for lineage in self.lineages))
+        _refuse_repeats("builds", "build_id", (build.build_id for build in self.builds))
+        return self
+
 
 class QemuLineage(PolicyPart):
-    """Whether a range of QEMU versions clears kvm->arch.enable_pmu for pmu=off. `package` matches the text in parentheses."""
+    """Whether a range of QEMU versions clears kvm->arch.enable_pmu for pmu=off. The first lineage that matches speaks."""
 
-    id: str
-    package: Pattern
-    since: Version | None = None
-    before: Version | None = None
+    id: Line
+    package: Pattern = Field(
+        description="a regular expression that matches the whole text in parentheses of --version; '' where there is none"
+    )
+    since: Version | None = Field(default=None, description="first version of the range; null for no lower end")
+    before: Version | None = Field(default=None, description="first version after the range; null for no upper end")
     clears_enable_pmu: bool
     provenance: Provenance
-    note: str
+    note: Text
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        _refuse_empty_range(self.since, self.before)
+        return self
 
 
 class Qemus(PolicyPart):
     """policies/qemu.yaml: for binaries whose capability string is missing; where it is present, it decides."""
 
+    kind: Literal["qemu"] = "qemu"
     schema_version: Literal[1]
     lineages: tuple[QemuLineage, ...]
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        _refuse_repeats("lineages", "id", (lineage.id for lineage in self.lineages))
+        return self
 
 
 class Microarchitecture(PolicyPart):
@@ -174,47 +285,68 @@ class Microarchitecture(PolicyPart):
 
     vendor: Literal["AuthenticAMD", "GenuineIntel"]
     family: int
-    models: tuple[int, ...]
-    name: str
+    models: tuple[int, ...] = Field(min_length=1)
+    name: Line
 
 
 class Cost(PolicyPart):
-    """One cell of the cost matrix: what an exit costs less when enable_pmu is cleared or the guard is there.
+    """One cell of the cost matrix: what one exit costs less when enable_pmu is cleared, when the guard is there, or both.
 
+    `saved_by` says what changes and what stays: `guard` adds the guard for a guest whose PMU is off; `pmu_off` clears
+    enable_pmu and leaves the kernel as `guard` says it is; `guard_and_pmu_off` does both, from an unguarded kernel and a
+    guest with its PMU on; `guard_pmu_on` adds the guard for a guest whose PMU stays on, and is negative where that costs.
     Cycles and instructions are different units; a row has exactly one of them.
     """
 
-    id: str
-    saved_by: Literal["guard", "pmu_off", "guard_and_pmu_off"]
+    id: Line
+    saved_by: Literal["guard", "pmu_off", "guard_and_pmu_off", "guard_pmu_on"]
     body: Body | None = Field(description="the kernel body it was measured on; null where the source does not say")
-    guard: bool | None = Field(description="whether the kernel had the guard, for rows saved by pmu_off")
-    cpu: Microarchitecture | None = None
+    guard: bool | None = Field(description="whether the kernel had the guard: for rows saved by pmu_off, else null")
+    cpu: Microarchitecture | None = Field(default=None, description="the processor; null where the count does not depend on it")
     vendor_path: Literal["svm", "vmx"]
-    mitigations: Literal["off", "auto"] | tuple[MitigationClass, ...]
+    mitigations: Literal["off", "auto"] | tuple[MitigationClass, ...] = Field(
+        description="the mitigations= of the kernel's command line, or the mitigation classes that were in force"
+    )
     cycles_per_exit: int | None = None
     instructions_per_exit: int | None = None
     provenance: Provenance
-    note: str
+    note: Text
 
     @model_validator(mode="after")
-    def _one_unit(self) -> Self:
+    def _one_unit_and_one_kernel(self) -> Self:
         if (self.cycles_per_exit is None) == (self.instructions_per_exit is None):
             raise ValueError("a cost has either cycles_per_exit or instructions_per_exit: they are different units")
+        if (self.guard is None) == (self.saved_by == "pmu_off"):
+            expected = (
+                "true or false: a row saved by pmu_off says which" if self.guard is None else "null: only a row saved by pmu_off says which"
+            )
+            raise fault(
+                ("guard",),
+                f"expected {expected} kernel it was measured on, found {'null' if self.guard is None else str(self.guard).lower()}",
+            )
         return self
 
 
 class Costs(PolicyPart):
-    """policies/costs.yaml."""
+    """policies/costs.yaml: the cost matrix."""
 
+    kind: Literal["costs"] = "costs"
     schema_version: Literal[1]
     costs: tuple[Cost, ...]
 
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        _refuse_repeats("costs", "id", (cost.id for cost in self.costs))
+        return self
+
 
 class WaiverScope(PolicyPart):
-    """Whom a waiver covers: every given key must match; at least one is needed. Host and domain by id or name."""
+    """Whom a waiver covers: every given key must match; at least one is needed (policy/waiver.py says what each covers)."""
 
-    hosts: tuple[str, ...] = ()
-    domains: tuple[str, ...] = ()
+    hosts: tuple[Line, ...] = Field(default=(), description="host ids or exact host names; '*' stands for all")
+    domains: tuple[Line, ...] = Field(
+        default=(), description="domain uuids, or exact names; '*' stands for all. Tenants may choose names: prefer uuids"
+    )
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
@@ -226,34 +358,31 @@ class WaiverScope(PolicyPart):
 class Waiver(PolicyPart):
     """A failing finding that somebody has answered for, until a date."""
 
-    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)
+    id: str = Field(pattern=_WAIVER_ID, max_length=64)
     rules: tuple[Identifier, ...] = Field(min_length=1)
     scope: WaiverScope
-    justification: str = Field(min_length=10)
-    approver: str = Field(min_length=1)
+    justification: Annotated[Text, Field(min_length=10)]
+    approver: Line
     created: UtcTime
     expires: UtcTime
 
     @model_validator(mode="after")
     def _ends_after_start(self) -> Self:
         if self.expires <= self.created:
-            raise ValueError("expires must be later than created")
+            raise fault(("expires",), "expected a time later than created: this waiver would never apply")
         return self
 
 
 class Waivers(PolicyPart):
-    """A waiver file."""
+    """A waiver file. Its waivers are read one by one: a malformed one does not take the others with it (policy/load.py)."""
 
+    kind: Literal["waivers"] = "waivers"
     schema_version: Literal[1]
     waivers: tuple[Waiver, ...] = ()
 
-    @model_validator(mode="after")
-    def _unique(self) -> Self:
-        ids = [waiver.id for waiver in self.waivers]
-        repeated = sorted({waiver_id for waiver_id in ids if ids.count(waiver_id) > 1})
-        if repeated:
-            raise ValueError(f"waiver ids must be unique, repeated: {', '.join(repeated)}")
-        return self
+
+#: A fault of a waiver file: what it is about was not applied, and the audit reports it.
+WaiverProblem = Problem
 
 
 class Rulebook(PolicyPart):
@@ -264,3 +393,4 @@ class Rulebook(PolicyPart):
     qemus: Qemus
     costs: Costs
     waivers: tuple[Waiver, ...] = ()
+    waiver_problems: tuple[WaiverProblem, ...] = ()

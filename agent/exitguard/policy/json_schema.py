@@ -1,0 +1,33 @@
+"""The JSON Schemas of the files that operators write, generated from schema.py: for editors, and for whoever generates such files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from exitguard.policy.schema import Costs, Kernels, Policy, PolicyPart, Qemus, Waivers
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_MODELS: dict[str, type[PolicyPart]] = {"policy": Policy, "kernels": Kernels, "qemu": Qemus, "costs": Costs, "waivers": Waivers}
+
+
+def policy_schemas() -> dict[str, dict[str, Any]]:
+    """The schema of each kind of file, by its `kind`: policy, kernels, qemu, costs, waivers."""
+    return {name: _schema(model) for name, model in _MODELS.items()}
+
+
+def write(directory: Path) -> tuple[Path, ...]:
+    """Write every schema to `directory` as NAME.schema.json, and say which files those are."""
+    files = []
+    for name, schema in policy_schemas().items():
+        file = directory / f"{name}.schema.json"
+        file.write_text(json.dumps(schema, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        files.append(file)
+    return tuple(files)
+
+
+def _schema(model: type[PolicyPart]) -> dict[str, Any]:
+    schema = model.model_json_schema()
+    # A record made in memory knows its kind; a file has to say it (load.py).
+    schema["properties"]["kind"].pop("default")
+    schema["required"] = ["kind", *schema["required"]]
+    return {"$schema": _DIALECT, **schema}

@@ -1,0 +1,111 @@
+"""Waivers, applied: which failing findings somebody has answered for. Pure; the time is an argument.
+
+What a waiver covers, by the scope it gives:
+
+- hosts only: every finding about those hosts and about every domain on them;
+- domains only: findings about those domains, on any host;
+- both: findings about those domains on those hosts.
+
+Only a failing finding about a host or a domain can be waived: not knowing is no failure, and a fault of the waivers
+themselves is never waived. Names match exactly, as written; there are no patterns, since tenants may choose the names of their
+domains. A name can still be taken by another domain, above all on another host: the uuid is the safe way, and an entry that is
+a UUID matches ids only, never a name that looks like one.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from itertools import compress
+from uuid import UUID
+
+from exitguard.model.finding import Finding, Subject, SubjectKind, Verdict
+from exitguard.model.time import format_rfc3339
+from exitguard.policy.schema import Waiver
+
+ALL = "*"
+
+
+@dataclass(frozen=True)
+class WaiverUse:
+    """What became of the waivers on one host: each stands in exactly one of these, in the order given."""
+
+    #: In force, and covering at least one failing finding.
+    active: tuple[Waiver, ...] = ()
+    expired: tuple[Waiver, ...] = ()
+    #: Created in the future: a clock is wrong, or the date is.
+    not_yet: tuple[Waiver, ...] = ()
+    #: In force for this host, and covering no failing finding: what it was for is mended, or its scope or rules are misspelt.
+    unmatched: tuple[Waiver, ...] = ()
+    #: In force for other hosts, or for domains that are not here: a fleet shares its waiver files, so that is no fault.
+    elsewhere: tuple[Waiver, ...] = ()
+
+
+def apply_waivers(
+    findings: tuple[Finding, ...], waivers: tuple[Waiver, ...], *, host_id: str, hostname: str | None, now: datetime
+) -> tuple[tuple[Finding, ...], WaiverUse]:
+    """The findings of one host in the same order, the covered ones as `waived`, and what became of each waiver.
+
+    The first waiver that covers a finding is named by it; a later one that covers it too counts as active all the same.
+    A waiver is in force from `created` until before `expires`.
+    """
+    in_force = tuple(waiver for waiver in waivers if waiver.created <= now < waiver.expires)
+    domains = tuple({finding.subject.id: finding.subject for finding in findings if finding.subject.kind is SubjectKind.DOMAIN}.values())
+    here = tuple(_concerns(waiver, host_id, hostname, domains) for waiver in in_force)
+    concerned = tuple(compress(in_force, here))
+    used: set[int] = set()
+    judged: list[Finding] = []
+    for finding in findings:
+        matching = [index for index, waiver in enumerate(concerned) if _covers(waiver, finding)]
+        used.update(matching)
+        judged.append(_waive(finding, concerned[matching[0]]) if matching else finding)
+    return tuple(judged), WaiverUse(
+        active=tuple(waiver for index, waiver in enumerate(concerned) if index in used),
+        expired=tuple(waiver for waiver in waivers if now >= waiver.expires),
+        not_yet=tuple(waiver for waiver in waivers if now < waiver.created),
+        unmatched=tuple(waiver for index, waiver in enumerate(concerned) if index not in used),
+        elsewhere=tuple(compress(in_force, (not concerns for concerns in here))),
+    )
+
+
+def _concerns(waiver: Waiver, host_id: str, hostname: str | None, domains: tuple[Subject, ...]) -> bool:
+    """Whether a waiver is about this host: it names it, or it names no host and a domain that is here."""
+    if waiver.scope.hosts:
+        return any(_names(entry, host_id, hostname) for entry in waiver.scope.hosts)
+    return any(_scope_has_domain(waiver, domain) for domain in domains)
+
+
+def _covers(waiver: Waiver, finding: Finding) -> bool:
+    if finding.verdict is not Verdict.FAIL or finding.rule not in waiver.rules:
+        return False
+    match finding.subject.kind:
+        case SubjectKind.HOST:
+            return not waiver.scope.domains
+        case SubjectKind.DOMAIN:
+            return not waiver.scope.domains or _scope_has_domain(waiver, finding.subject)
+        case SubjectKind.POLICY:
+            return False
+
+
+def _scope_has_domain(waiver: Waiver, subject: Subject) -> bool:
+    return any(_names(entry, subject.id, subject.name) for entry in waiver.scope.domains)
+
+
+def _names(entry: str, subject_id: str, name: str | None) -> bool:
+    if entry == ALL:
+        return True
+    uuid = _uuid(entry)
+    return uuid == _uuid(subject_id) if uuid is not None else entry == name
+
+
+@lru_cache(maxsize=4096)
+def _uuid(text: str) -> UUID | None:
+    """`text` as a UUID, however it is written; None where it is none."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
+def _waive(finding: Finding, waiver: Waiver) -> Finding:
+    reason = f"{finding.reason} (waived by {waiver.approver} until {format_rfc3339(waiver.expires)}, waiver {waiver.id})"
+    return finding.model_copy(update={"verdict": Verdict.WAIVED, "waiver": waiver.id, "reason": reason})
