@@ -6,10 +6,10 @@ A link that cannot be told is unknown, never yes and never no. `kvm.enable_pmu=N
 of the host, whatever its definition says: it makes every link but `kernel` yes; and where that parameter cannot be read, a
 definition with the PMU on proves nothing about the guest.
 
-Laws (tests/audit/test_chain_laws.py proves them over all combinations):
-- `effective` if and only if every link holds, and nobody asked for the PMU;
-- a domain that asked for the PMU, or is locked, never gets an action that changes it;
-- `broken_links` are exactly the links that do not hold; `unknown` and `effective` exclude each other by them.
+Laws (tests/audit/test_chain_laws.py proves these and more over all combinations):
+- `effective` if and only if a guarded kernel runs it and every link holds, and nobody asked for the PMU;
+- a domain that asked for the PMU, or may have, or is locked, never gets an action that changes it;
+- what is concluded without knowing something stays true whatever that turns out to be.
 """
 
 from dataclasses import dataclass
@@ -102,7 +102,7 @@ def judge_links(given: ChainInput) -> Links:
         running=running,
         propagated=_propagated(given, running),
         kernel=_kernel(given.kernel),
-        kept=YES if given.host_clears is YES else given.keeps,
+        kept=_kept(given.keeps, given.host_clears),
     )
 
 
@@ -131,6 +131,12 @@ def _propagated(given: ChainInput, running: Tri) -> Tri:
     return running if given.qemu_clears is YES else UNKNOWN
 
 
+def _kept(keeps: Tri, host_clears: Tri) -> Tri:
+    if host_clears is YES:
+        return YES
+    return host_clears if keeps is NO else keeps  # NO, or UNKNOWN where the parameter could not be read
+
+
 def _kernel(state: KernelState) -> Tri:
     match state:
         case KernelState.GUARDED | KernelState.EQUIVALENT | KernelState.NOT_AFFECTED:
@@ -151,8 +157,8 @@ def judge_state(given: ChainInput, links: Links) -> ChainState:
         return ChainState.MOOT
     if given.run is Run.NONE:
         return ChainState.NOT_RUNNING
-    if given.applicable is UNKNOWN:
-        return ChainState.UNKNOWN
+    if UNKNOWN in (given.applicable, given.asked_on) or given.run is Run.UNKNOWN:
+        return ChainState.UNKNOWN  # whatever the links say: it may be somebody's wish, or no guest of ours
     if given.asked_on is YES and links.running is NO:
         return ChainState.OPTED_OUT
     if links.running is NO and links.defined is YES:
@@ -165,7 +171,7 @@ def judge_state(given: ChainInput, links: Links) -> ChainState:
         return ChainState.UNGUARDED
     if links.running is YES and NO in (links.defined, links.kept):
         return ChainState.REVERTS
-    if given.asked_on is NO and all(holds is YES for _, holds in links.items()):
+    if all(holds is YES for _, holds in links.items()):
         return ChainState.EFFECTIVE
     return ChainState.UNKNOWN
 
@@ -253,10 +259,7 @@ _STATE_REASONS = {
 
 def _state_reason(state: ChainState, given: ChainInput, links: Links) -> str:
     if state is ChainState.UNKNOWN:
-        unknown = [name.value for name, holds in links.items() if holds is UNKNOWN]
-        what = "whether this is a KVM guest" if given.applicable is UNKNOWN else ", ".join(unknown) or "whether somebody asked for the PMU"
-        why = next((text for name, text in given.obstacles if name.value in unknown), None)
-        return f"cannot be told: {what}" + (f" ({why})" if why else "")
+        return _why_unknown(given, links)
     if state is ChainState.NOT_PROPAGATED:
         if links.running is NO:
             return "this run has its PMU on; what the next start would have cannot be told"
@@ -264,6 +267,21 @@ def _state_reason(state: ChainState, given: ChainInput, links: Links) -> str:
     if state is ChainState.REVERTS:
         return "off now, " + ("but the next start has it on by definition" if links.defined is NO else "but the owner will undo it")
     return _STATE_REASONS[state]
+
+
+def _why_unknown(given: ChainInput, links: Links) -> str:
+    """Which of the questions has no answer, and why."""
+    unknown = [name for name, holds in links.items() if holds is UNKNOWN]
+    if given.applicable is UNKNOWN:
+        what = "whether this is a KVM guest"
+    elif given.run is Run.UNKNOWN:
+        what = "whether it runs"
+    elif given.asked_on is UNKNOWN:
+        what = "whether somebody asked for the PMU"
+    else:
+        what = ", ".join(name.value for name in unknown)
+    why = next((text for name, text in given.obstacles if name in unknown), None)
+    return f"cannot be told: {what}" + (f" ({why})" if why else "")
 
 
 def _link_reason(name: LinkName, given: ChainInput, links: Links) -> str:

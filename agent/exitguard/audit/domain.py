@@ -1,5 +1,6 @@
 """One domain: from its facts and its host's judgement to its chain, with the evidence. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -9,7 +10,7 @@ from exitguard.audit.pmu import clears_enable_pmu, setting_of_definition, settin
 from exitguard.model.documents import DomainReport, PmuReport
 from exitguard.model.domain import DomainDefinition, DomainFacts, OwnerKind
 from exitguard.model.evidence import Evidence
-from exitguard.model.host import KvmFacts, QemuBinary
+from exitguard.model.host import KvmFacts
 from exitguard.model.kernel import KernelVerdict
 from exitguard.model.pmu import LinkName, PmuElement, PmuSetting, Tri
 from exitguard.model.record import Observed
@@ -25,8 +26,8 @@ class HostJudgement:
     observed_at: datetime
     kernel: KernelVerdict
     kvm: KvmFacts
-    #: The QEMU programs on disk by path; running domains bring their own.
-    binaries: dict[str, QemuBinary]
+    #: By path of a QEMU program on disk: whether it clears kvm->arch.enable_pmu, and why. Running domains bring their own.
+    clears_on_disk: Mapping[str, tuple[Tri, str]]
     qemus: Qemus
     scope: Scope
     nova_default: NovaDefault
@@ -153,10 +154,8 @@ def _qemu_clears(domain: DomainFacts, host: HostJudgement) -> tuple[Tri, str]:
 
 def _on_disk(definition: DomainDefinition | None, host: HostJudgement) -> tuple[Tri, str]:
     path = definition.emulator if definition is not None else None
-    binary = host.binaries.get(path or "")
-    if binary is None:
-        return Tri.UNKNOWN, f"the QEMU that would start it is not known: {path or 'the definition names none'}"
-    return clears_enable_pmu(binary, host.qemus)
+    known = host.clears_on_disk.get(path or "")
+    return known or (Tri.UNKNOWN, f"the QEMU that would start it is not known: {path or 'the definition names none'}")
 
 
 def _obstacles(domain: DomainFacts, host: HostJudgement, qemu_why: str, kept_why: str) -> tuple[tuple[LinkName, str], ...]:

@@ -5,6 +5,7 @@ from collections import Counter
 from exitguard.audit.domain import HostJudgement, judge_domain
 from exitguard.audit.kernel import judge_kernel
 from exitguard.audit.nova import judge_nova_default
+from exitguard.audit.pmu import clears_enable_pmu
 from exitguard.audit.rules import Judged, check_rule, finding, kernel_evidence
 from exitguard.model.documents import AuditReport, DomainReport, FactsDocument, HostReport, KernelReport, Summary
 from exitguard.model.evidence import Evidence
@@ -24,7 +25,7 @@ def judge(facts: FactsDocument, rulebook: Rulebook, *, machine_ids_seen: tuple[s
         observed_at=facts.observed_at,
         kernel=kernel,
         kvm=host.kvm,
-        binaries={binary.path: binary for binary in host.qemu.value or ()},
+        clears_on_disk={binary.path: clears_enable_pmu(binary, rulebook.qemus) for binary in host.qemu.value or ()},
         qemus=rulebook.qemus,
         scope=rulebook.policy.scope,
         nova_default=judge_nova_default(facts.domains),

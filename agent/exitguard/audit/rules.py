@@ -251,6 +251,6 @@ _CHECKS: dict[Check, _Check] = {
     Check.NOVA_DEFAULT_OFF: _nova_default_off,
     Check.PMU_PERSISTENT: _domain_check(LinkName.DEFINED, lambda domain: verdicts.pmu_persistent(domain.report.chain, domain.given)),
     Check.PMU_LIVE: _domain_check(LinkName.RUNNING, lambda domain: verdicts.pmu_live(domain.report.chain, domain.given)),
-    Check.PMU_EFFECTIVE: _domain_check(None, lambda domain: verdicts.pmu_effective(domain.report.chain.state)),
+    Check.PMU_EFFECTIVE: _domain_check(None, lambda domain: verdicts.pmu_effective(domain.report.chain.state, domain.given.asked_on)),
     Check.OPT_OUT_HONOURED: _opt_out_honoured,
 }

@@ -31,19 +31,19 @@ def pmu_persistent(chain: Chain, given: ChainInput) -> Verdict:
     """DOM-PMU-PERSISTENT: the definition of the next start."""
     if chain.state in _OUTSIDE or given.persistent is PmuSetting.NONE or given.asked_on is Tri.YES:
         return Verdict.NOT_APPLICABLE
-    return _OF_LINK[_link(chain, LinkName.DEFINED)]
+    return _of_link(chain, LinkName.DEFINED, given)
 
 
 def pmu_live(chain: Chain, given: ChainInput) -> Verdict:
     """DOM-PMU-LIVE: this run."""
     if chain.state in _OUTSIDE or given.run is Run.NONE or given.asked_on is Tri.YES:
         return Verdict.NOT_APPLICABLE
-    return _OF_LINK[_link(chain, LinkName.RUNNING)]
+    return _of_link(chain, LinkName.RUNNING, given)
 
 
-def pmu_effective(state: ChainState) -> Verdict:
-    """DOM-PMU-EFFECTIVE: the whole chain of a domain that runs."""
-    if state in _OUTSIDE or state is ChainState.NOT_RUNNING:
+def pmu_effective(state: ChainState, asked_on: Tri) -> Verdict:
+    """DOM-PMU-EFFECTIVE: the whole chain of a domain that runs. Who asked for the PMU is judged by DOM-OPT-OUT-HONOURED."""
+    if state in _OUTSIDE or state is ChainState.NOT_RUNNING or asked_on is Tri.YES:
         return Verdict.NOT_APPLICABLE
     if state is ChainState.EFFECTIVE:
         return Verdict.PASS
@@ -61,6 +61,13 @@ def opt_out_honoured(chain: Chain, given: ChainInput) -> Verdict:
     if chain.state is ChainState.OPT_OUT_VIOLATED:
         return Verdict.FAIL
     return Verdict.PASS if _link(chain, LinkName.RUNNING) is Tri.NO else Verdict.UNKNOWN
+
+
+def _of_link(chain: Chain, name: LinkName, given: ChainInput) -> Verdict:
+    verdict = _OF_LINK[_link(chain, name)]
+    if verdict is Verdict.FAIL and Tri.UNKNOWN in (given.asked_on, given.applicable):
+        return Verdict.UNKNOWN  # a PMU that somebody may have asked for is no failure
+    return verdict
 
 
 def _link(chain: Chain, name: LinkName) -> Tri:
