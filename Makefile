@@ -1,0 +1,59 @@
+# What an operator and a developer run. Each target sets up what it needs; a second run adds milliseconds.
+#   make audit   audit this machine (AUDIT_ARGS='--format json' for another form)
+#   make test    run the tests (TEST_ARGS='tests/policy -x' for some of them)
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+
+# Ansible refuses any other encoding, and a test must not depend on the caller's language.
+export LC_ALL := C.UTF-8
+# Chooses the interpreter where the first python3 >= 3.11 is not the one wanted.
+export PYTHON
+
+AUDIT_ARGS ?=
+TEST_ARGS ?=
+BENCH_ARGS ?=
+
+bin := .venv/bin
+# Where `make audit` remembers: inside the checkout, so that trying it changes nothing on the machine.
+state := .local/state
+coverage := .local/coverage
+tested := $(shell find agent tests policies playbooks -type f -not -name '*.pyc' 2>/dev/null) pyproject.toml
+
+.PHONY: help setup setup-dev audit test check bench generate clean
+
+help:
+	@sed -n 's/^#   //p' Makefile; echo 'others: setup check bench generate clean'
+
+setup:
+	@scripts/set_up.sh host
+
+setup-dev:
+	@scripts/set_up.sh dev
+
+# The verdict is for the reader: not compliant (2) and unknown (3) are results of an audit that ran.
+audit: setup
+	@status=0; EXITGUARD_STATE_DIR=$(state) $(bin)/exitguard audit $(AUDIT_ARGS) || status=$$?; \
+	case $$status in 0 | 2 | 3) ;; *) exit $$status ;; esac
+
+test: setup-dev
+	@scripts/system_packages.sh test || echo 'Going on without a local libvirtd and QEMU: the tests that need them are skipped.' >&2
+	@scripts/run_tests.sh $(coverage) $(TEST_ARGS)
+
+# Only where nothing ran since the last change: `make check` after `make test` reads what that run measured.
+$(coverage): $(tested)
+	@$(MAKE) test TEST_ARGS=
+
+check: setup-dev $(coverage)
+	@scripts/check.sh $(coverage)
+
+bench: setup-dev
+	@$(bin)/python bench/run.py $(BENCH_ARGS)
+
+generate: setup-dev
+	@$(bin)/python scripts/generate.py
+
+clean:
+	rm -rf .venv .local .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .ansible build dist
+	find agent tests bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +

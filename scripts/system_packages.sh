@@ -1,0 +1,145 @@
+#!/usr/bin/env bash
+# Installs the system packages that are missing: `system_packages.sh build` what it takes to build and run the reading side,
+# `system_packages.sh test` a local libvirtd with QEMU for the integration tests. Nothing missing: says nothing, takes milliseconds.
+#
+# What is missing is told by the thing itself (a header, a program), not by a package name, so that a Python or a compiler
+# from elsewhere counts. Never escalates: without root it prints the line to run, and stops.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+say() { printf '%s\n' "$*" >&2; }
+
+# A system package manager that hangs on a lock or a dead mirror must not hang the set-up for ever.
+readonly lock_wait_seconds=120
+readonly install_limit_seconds=1200
+
+has_libvirt_daemon() { command -v libvirtd >/dev/null || command -v virtqemud >/dev/null; }
+
+has_libvirt_qemu_driver() { compgen -G '/usr/lib*/libvirt/connection-driver/libvirt_driver_qemu.so' >/dev/null ||
+    compgen -G '/usr/lib/*/libvirt/connection-driver/libvirt_driver_qemu.so' >/dev/null; }
+
+has_qemu() { command -v qemu-system-x86_64 >/dev/null || [ -x /usr/libexec/qemu-kvm ]; }
+
+missing_for_build() { # one "Debian package|EL9 package" a line
+    command -v pkg-config >/dev/null || echo 'pkg-config|pkgconf-pkg-config'
+    command -v gcc >/dev/null || echo 'gcc|gcc'
+    { command -v pkg-config >/dev/null && pkg-config --exists libvirt; } || echo 'libvirt-dev|libvirt-devel'
+    local python
+    if ! python=$("$here/choose_python.sh" 2>/dev/null); then
+        echo 'python3|python3.11'
+        echo 'python3-venv|python3.11'
+        echo 'python3-dev|python3.11-devel'
+        return
+    fi
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || echo 'python3-venv|python3.11'
+    "$python" -c 'import pathlib, sys, sysconfig; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' ||
+        echo 'python3-dev|python3.11-devel'
+}
+
+missing_for_test() {
+    { has_libvirt_daemon && command -v virtlogd >/dev/null; } || echo 'libvirt-daemon-system|libvirt-daemon'
+    has_libvirt_qemu_driver || echo 'libvirt-daemon-driver-qemu|libvirt-daemon-driver-qemu'
+    has_qemu || echo 'qemu-system-x86|qemu-kvm-core'
+    command -v virsh >/dev/null || echo 'libvirt-clients|libvirt-client'
+}
+
+# On a hypervisor the headers must fit the libvirt that is there: the archive's newer ones would upgrade libvirt, and restart it,
+# in order to look at it.
+pinned_to_running_libvirt() { # package, installed version of the libvirt library, separator
+    if [ -n "$2" ] && has_libvirt_daemon; then echo "$1$3$2"; else echo "$1"; fi
+}
+
+apt_update() {
+    # DPkg::Lock::Timeout covers dpkg's locks, not the one of the package lists.
+    local output deadline=$((SECONDS + lock_wait_seconds))
+    while ! output=$(timeout "$install_limit_seconds" apt-get -q -o Acquire::Retries=3 update 2>&1 </dev/null); do
+        if [[ $output != *'Could not get lock'* ]] || ((SECONDS > deadline)); then
+            say "$output"
+            return 1
+        fi
+        sleep 3
+    done
+}
+
+install_with_apt() {
+    local packages=("$@")
+    if [[ " ${packages[*]} " == *' libvirt-dev '* ]]; then
+        local version
+        version=$(dpkg-query -W -f '${Version}' libvirt0 2>/dev/null || true)
+        packages=("${packages[@]/#libvirt-dev/$(pinned_to_running_libvirt libvirt-dev "$version" =)}")
+    fi
+    command=(apt-get -q -y -o "DPkg::Lock::Timeout=$lock_wait_seconds" -o Dpkg::Use-Pty=0 install --no-install-recommends "${packages[@]}")
+    if ((EUID != 0)); then return 0; fi
+    say "Installing system packages: ${packages[*]}"
+    apt_update || say "The package lists could not be refreshed; trying with those that are here."
+    # needrestart must not restart a hypervisor's services because a compiler was installed.
+    DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 timeout "$install_limit_seconds" "${command[@]}" >&2 </dev/null
+}
+
+builder_repository() { # libvirt-devel is in CodeReady Builder, which EL9 ships switched off
+    timeout "$lock_wait_seconds" dnf -q repolist --all </dev/null 2>/dev/null |
+        awk '$1 ~ /^(crb|codeready-builder-for-rhel-9-[a-z0-9_]+-rpms|ol9_codeready_builder)$/ { print $1; exit }'
+}
+
+install_with_dnf() {
+    local packages=("$@") repository=()
+    if [[ " ${packages[*]} " == *' libvirt-devel '* ]]; then
+        local version name
+        version=$(rpm -q --queryformat '%{VERSION}-%{RELEASE}' libvirt-libs 2>/dev/null) || version=
+        packages=("${packages[@]/#libvirt-devel/$(pinned_to_running_libvirt libvirt-devel "$version" -)}")
+        name=$(builder_repository) || name=
+        if [ -n "$name" ]; then repository=(--enablerepo="$name"); fi
+    fi
+    command=(dnf -y --setopt=install_weak_deps=False "${repository[@]}" install "${packages[@]}")
+    if ((EUID != 0)); then return 0; fi
+    say "Installing system packages: ${packages[*]}"
+    timeout "$install_limit_seconds" "${command[@]}" >&2 </dev/null
+}
+
+package_names() { # of "Debian package|EL9 package" arguments, the names that this system knows, each once
+    if command -v apt-get >/dev/null; then printf '%s\n' "${@%|*}"; else printf '%s\n' "${@#*|}"; fi | awk '!seen[$0]++'
+}
+
+install_packages() { # sets `command`; returns 1 when it ran and failed, 2 when it may not run, 3 when it cannot
+    command=()
+    if command -v apt-get >/dev/null; then
+        install_with_apt "$@" || return 1
+    elif command -v dnf >/dev/null; then
+        install_with_dnf "$@" || return 1
+    else
+        return 3
+    fi
+    if ((EUID != 0)); then return 2; fi
+}
+
+provide() { # purpose
+    local purpose=$1 missing packages result=0
+    mapfile -t missing < <("missing_for_$purpose")
+    if ((${#missing[@]} == 0)); then return 0; fi
+    mapfile -t packages < <(package_names "${missing[@]}")
+    install_packages "${packages[@]}" || result=$?
+    if ((result == 0)); then
+        mapfile -t missing < <("missing_for_$purpose")
+        if ((${#missing[@]} == 0)); then return 0; fi
+        mapfile -t packages < <(package_names "${missing[@]}")
+        say "Still missing after the installation: ${packages[*]}. Install them by hand, then run this again."
+        return 1
+    fi
+    case $result in
+        1) say "Could not install what is missing. The command was:" && say "    ${command[*]}"
+            if [[ ${command[*]} == *libvirt-dev*[=-][0-9]* ]]; then
+                say "The libvirt headers are asked for in the version of this host's libvirt, so that nothing upgrades it."
+                say "If the archive no longer has that version, upgrade libvirt in a maintenance window of your own, then run this again."
+            fi ;;
+        2) say "System packages are missing, and installing them takes root. Run this, then the same again:"
+            if command -v apt-get >/dev/null; then say "    sudo apt-get update"; fi
+            say "    sudo ${command[*]}" ;;
+        3) say "Missing, and neither apt-get nor dnf is here to install it. By EL9's names: ${packages[*]}" ;;
+    esac
+    return 1
+}
+
+case ${1:-} in
+    build | test) provide "$1" ;;
+    *) say "usage: $0 build|test" && exit 64 ;;
+esac
