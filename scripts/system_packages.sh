@@ -41,6 +41,7 @@ missing_for_test() {
     has_libvirt_qemu_driver || echo 'libvirt-daemon-driver-qemu|libvirt-daemon-driver-qemu'
     has_qemu || echo 'qemu-system-x86|qemu-kvm-core'
     command -v virsh >/dev/null || echo 'libvirt-clients|libvirt-client'
+    command -v rpm >/dev/null || echo 'rpm|rpm'
 }
 
 # On a hypervisor the headers must fit the libvirt that is there: the archive's newer ones would upgrade libvirt, and restart it,

@@ -115,18 +115,28 @@ def _open_store(request: AuditRequest, notices: list[str]) -> "Iterator[HostStor
 
     try:
         store = HostStore.open(request.state_dir, now=datetime.now(UTC))
-        last = store.report()
     except StoreError as error:
         notices.append(f"Not stored, and the host id is provisional: {error}")
         yield None
         return
     with store:
-        if last is not None and last.host.target != request.target:
-            kept, asked = (target.uri or target.sysroot for target in (last.host.target, request.target))
+        remembered = _remembered_target(store)
+        if remembered is not None and remembered != request.target:
+            kept, asked = (target.uri or target.sysroot for target in (remembered, request.target))
             notices.append(f"Not stored: {request.state_dir} keeps the history of {kept}. Give {asked} a --state-dir of its own.")
             yield None
         else:
             yield store
+
+
+def _remembered_target(store: "HostStore") -> Target | None:
+    """Whose history the store keeps; None for a new one, and for one that cannot be read (record() will say so, and note the gap)."""
+    from exitguard.store.errors import StoreError  # noqa: PLC0415 - loaded already, with the store
+
+    try:
+        return store.target()
+    except StoreError:
+        return None
 
 
 def _machine_ids(store: "HostStore", identity: HostIdentity, notices: list[str]) -> tuple[str, ...]:

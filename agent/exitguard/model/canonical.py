@@ -7,6 +7,7 @@ should name a smaller unit instead.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from json.encoder import encode_basestring
 
 _LARGEST_EXACT = 2**53 - 1  # RFC 8785 section 3.2.2.3 builds on I-JSON (RFC 7493 section 2.2): larger integers are not exact
 
@@ -51,4 +52,4 @@ def _string(text: str) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(f"text with a lone surrogate has no canonical JSON: {text!r}") from error
-    return json.dumps(text, ensure_ascii=False)
+    return encode_basestring(text)
