@@ -21,7 +21,7 @@ state := .local/state
 coverage := .local/coverage
 tested := $(shell find agent tests policies playbooks -type f -not -name '*.pyc' 2>/dev/null) pyproject.toml
 
-.PHONY: help setup setup-dev audit test check bench generate clean
+.PHONY: help setup setup-dev audit test check mutation bench generate clean
 
 help:
 	@sed -n 's/^#   //p' Makefile; echo 'others: setup check bench generate clean'
@@ -47,6 +47,10 @@ $(coverage): $(tested)
 
 check: setup-dev $(coverage)
 	@scripts/check.sh $(coverage)
+
+# Mutation testing of the chain, on a copy of the tree; takes about half an hour. The goal is 90 %.
+mutation: setup-dev
+	@scripts/mutation.sh
 
 bench: setup-dev
 	@$(bin)/python bench/run.py $(BENCH_ARGS)

@@ -9,8 +9,8 @@ import exitguard
 
 PACKAGE = Path(exitguard.__file__).parent
 PURE_PACKAGES = ("model", "policy", "audit")
-#: The edge of the policy, and the writer of its published schemas.
-EDGES = {"policy/load.py", "policy/json_schema.py"}
+#: The edge of the policy.
+EDGES = {"policy/load.py"}
 
 IMPURE_FUNCTIONS = {"open", "input", "print", "breakpoint", "__import__"}
 #: The clock (datetime.now, date.today ...) and chance (uuid.uuid1, uuid.uuid4), however the object before the dot is called.

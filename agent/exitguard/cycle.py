@@ -5,7 +5,7 @@ it could not be stored, with a notice that says so.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,10 +57,20 @@ class AuditOutcome:
 
 
 def observe(request: AuditRequest) -> Observation:
-    """Facts and samples of the target, judged by nobody yet, remembered nowhere. Raises policy.load.PolicyError."""
+    """Facts and samples of the target, judged by nobody yet, remembered nowhere. Raises policy.load.PolicyError.
+
+    The host id is the one in the state directory where there is one: such facts can be joined with stored ones.
+    """
+    from exitguard.store.errors import StoreError  # noqa: PLC0415 - light, but of no use without a state directory
+    from exitguard.store.state_dir import read_host_id  # noqa: PLC0415
+
     tree = _tree(request)
     rulebook = load_rulebook(request.policy_files, request.waiver_files)
-    return _observe(request, rulebook, _provisional_identity(request.target, tree), tree)
+    identity = _provisional_identity(request.target, tree)
+    if request.state_dir is not None:
+        with suppress(StoreError):  # no store yet: the id stays provisional, and says so
+            identity = identity.model_copy(update={"id": read_host_id(request.state_dir), "provisional": False})
+    return _observe(request, rulebook, identity, tree)
 
 
 def run_audit(request: AuditRequest) -> AuditOutcome:

@@ -63,14 +63,14 @@ def affected_kernel(
     )
 
 
-def kvm_module(*, enable_pmu: bool | None = True, module_build_id: str | None = None, parameters: dict[str, str] | None = None) -> KvmFacts:
-    """KVM as a module; `enable_pmu` None for a parameter that is not there."""
+def kvm_module(*, enable_pmu: bool | None = True, build_id: str | None = None) -> KvmFacts:
+    """KVM as a module; `enable_pmu` None for a parameter that cannot be read."""
     return KvmFacts(
         module=seen("/sys/module/kvm", KvmModule(form="module", vendor_modules=("kvm_amd",))),
-        parameters=_or_unseen("/sys/module", parameters if parameters is not None else {"kvm.halt_poll_ns": "200000"}),
+        parameters=seen("/sys/module", {"kvm.halt_poll_ns": "200000"}),
         enable_pmu=_or_unseen("/sys/module/kvm/parameters/enable_pmu", enable_pmu),
         enable_mediated_pmu=unseen("/sys/module/kvm/parameters/enable_mediated_pmu", "not a parameter of this kernel"),
-        module_build_id=_or_unseen("/sys/module/kvm/notes/.note.gnu.build-id", module_build_id),
+        build_id=_or_unseen("/sys/module/kvm/notes/.note.gnu.build-id", build_id),
         device=unseen("/dev/kvm", "permission denied"),
     )
 

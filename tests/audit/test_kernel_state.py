@@ -4,9 +4,8 @@ import pytest
 from audit_builders import BUILD_ID, GUARD_ENTRY, RELEASE, affected_kernel, kvm_module
 
 from exitguard.audit.kernel import judge_kernel
-from exitguard.model.host import InstalledKernel, KernelFacts, KvmModule, LivePatch
+from exitguard.model.host import InstalledKernel, KernelFacts, LivePatch
 from exitguard.model.kernel import Body, EvidenceMethod, KernelState, KernelVerdict
-from exitguard.model.record import seen
 from exitguard.policy.load import load_rulebook
 from exitguard.policy.schema import BuildVerdict, Kernels, Provenance
 
@@ -71,19 +70,17 @@ def test_a_build_that_was_decided_by_file_beats_the_changelog_and_the_contradict
         build_id="ab" * 20, release=RELEASE, state=KernelState.AFFECTED, body=Body.B, provenance=Provenance.LAB, note="inspected"
     )
     kernels = KERNELS.model_copy(update={"builds": (build,)})
-    judged, statements = judge_kernel(affected_kernel(changelog=(GUARD_ENTRY,)), kvm_module(module_build_id="ab" * 20), kernels)
+    judged, statements = judge_kernel(affected_kernel(changelog=(GUARD_ENTRY,)), kvm_module(build_id="ab" * 20), kernels)
     assert (judged.state, judged.body) == (KernelState.AFFECTED, Body.B)
     assert [text.partition(":")[0] for text in judged.disagreements] == ["changelog"]
     assert statements[0].method is EvidenceMethod.BUILD_ID
 
 
-def test_a_module_is_recognised_by_its_own_build_id_and_a_built_in_kvm_by_the_images() -> None:
+def test_only_the_build_that_runs_is_recognised() -> None:
     build = BuildVerdict(build_id=BUILD_ID, release=RELEASE, state=KernelState.GUARDED, provenance=Provenance.LAB, note="inspected")
     kernels = KERNELS.model_copy(update={"builds": (build,)})
-    module = kvm_module(module_build_id="cd" * 20)
-    built_in = module.model_copy(update={"module": seen("/sys/module/kvm", KvmModule(form="built_in", vendor_modules=("kvm_amd",)))})
-    assert judge_kernel(affected_kernel(), module, kernels)[0].state is KernelState.AFFECTED
-    assert judge_kernel(affected_kernel(), built_in, kernels)[0].state is KernelState.GUARDED
+    assert judge_kernel(affected_kernel(), kvm_module(build_id=BUILD_ID), kernels)[0].state is KernelState.GUARDED
+    assert judge_kernel(affected_kernel(), kvm_module(build_id="cd" * 20), kernels)[0].state is KernelState.AFFECTED
 
 
 @pytest.mark.parametrize(("enabled", "transition"), [(True, False), (True, True), (False, True)])

@@ -87,7 +87,7 @@ def finding_of(rule: str, document: FactsDocument, **more: object) -> Finding:
         ("HOST-SOURCES", facts(libvirt="no such socket"), Verdict.UNKNOWN),
         ("HOST-SOURCES", facts(kernel=affected_kernel(release=None)), Verdict.UNKNOWN),
         ("HOST-SOURCES", facts(kernel=UNKNOWN_KERNEL), Verdict.UNKNOWN),
-        ("HOST-SOURCES", facts(kvm=kvm_module(enable_pmu=None, parameters={})), Verdict.UNKNOWN),
+        ("HOST-SOURCES", facts(kvm=kvm_module(enable_pmu=None)), Verdict.UNKNOWN),
         ("HOST-SOURCES", facts(unread()), Verdict.UNKNOWN),
         ("DOM-PMU-PERSISTENT", facts(effective()), Verdict.PASS),
         ("DOM-PMU-PERSISTENT", facts(on()), Verdict.FAIL),
@@ -107,12 +107,12 @@ def finding_of(rule: str, document: FactsDocument, **more: object) -> Finding:
         ("DOM-PMU-EFFECTIVE", facts(domain(defined=OFF)), Verdict.NOT_APPLICABLE),
         ("DOM-OPT-OUT-HONOURED", facts(asked()), Verdict.PASS),
         ("DOM-OPT-OUT-HONOURED", facts(asked(), kvm=kvm_module(enable_pmu=False)), Verdict.FAIL),
-        ("DOM-OPT-OUT-HONOURED", facts(asked(), kvm=kvm_module(enable_pmu=None, parameters={})), Verdict.UNKNOWN),
+        ("DOM-OPT-OUT-HONOURED", facts(asked(), kvm=kvm_module(enable_pmu=None)), Verdict.UNKNOWN),
         ("DOM-OPT-OUT-HONOURED", facts(on()), Verdict.NOT_APPLICABLE),
         ("DOM-OPT-OUT-HONOURED", facts(unread()), Verdict.UNKNOWN),
         ("DOM-OPT-OUT-HONOURED", facts(domain(defined=ASKED)), Verdict.PASS),
         ("DOM-OPT-OUT-HONOURED", facts(domain(defined=ASKED), kvm=kvm_module(enable_pmu=False)), Verdict.FAIL),
-        ("DOM-OPT-OUT-HONOURED", facts(domain(defined=ASKED), kvm=kvm_module(enable_pmu=None, parameters={})), Verdict.UNKNOWN),
+        ("DOM-OPT-OUT-HONOURED", facts(domain(defined=ASKED), kvm=kvm_module(enable_pmu=None)), Verdict.UNKNOWN),
     ],
 )
 def test_a_rule_reaches_its_verdicts(rule: str, document: FactsDocument, verdict: Verdict) -> None:

@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import to_jsonable_python
 
+from exitguard.facts import domain_xml, qemu_command_line
 from exitguard.facts.boot import read_boots_next, read_installed
 from exitguard.facts.changelog import search_changelog
 from exitguard.facts.cpu import parse_cpu
@@ -26,6 +27,7 @@ from exitguard.facts.elf_notes import parse_build_id
 from exitguard.facts.kernel import parse_os_release, parse_symbols
 from exitguard.facts.kernel_packages import parse_running_version
 from exitguard.facts.kvm import read_kvm
+from exitguard.facts.libvirt_files import parse_save_header
 from exitguard.facts.livepatch import read_live_patches
 from exitguard.facts.mitigations import parse_classes
 from exitguard.facts.tree import HostTree
@@ -59,19 +61,28 @@ def vulnerability_lines(case: Path) -> dict[str, str]:
     return {path.rsplit("/", 1)[-1]: text for path, text in pairs}
 
 
+def recorded_argv(case: Path) -> tuple[str, ...]:
+    """Of a /proc/<pid>/cmdline."""
+    return tuple(recorded_text(case).rstrip("\0").split("\0"))
+
+
 PARSERS: dict[str, Callable[[Path], object]] = {
     "boot": lambda case: {"installed": read_installed(recorded_tree(case)), "boots_next": read_boots_next(recorded_tree(case))},
     "changelog": lambda case: search_changelog(
         [recorded_bytes(case)], CHANGELOG_MARKERS, version="6.1.192-2" if "debian" in case.name else None
     ),
     "cpuinfo": lambda case: parse_cpu(recorded_text(case)),
+    "domain_xml": lambda case: domain_xml.parse(recorded_text(case)),
     "kallsyms": lambda case: parse_symbols(recorded_bytes(case)),
     "kernel_notes": lambda case: parse_build_id(recorded_bytes(case)),
     "kernel_version": lambda case: parse_running_version(recorded_text(case), ""),
     "kvm": lambda case: read_kvm(recorded_tree(case)),
     "livepatch": lambda case: read_live_patches(recorded_tree(case)),
     "mitigations": lambda case: parse_classes(vulnerability_lines(case)),
+    "nova": lambda case: domain_xml.parse(recorded_text(case)).nova,
     "os_release": lambda case: parse_os_release("/etc/os-release", recorded_text(case)),
+    "qemu_command_line": lambda case: qemu_command_line.parse(recorded_argv(case)),
+    "save_file": lambda case: parse_save_header(recorded_bytes(case)),
 }
 
 CASES = sorted(case for source in HERE.iterdir() if source.is_dir() and source.name != "__pycache__" for case in source.iterdir())

@@ -1,22 +1,21 @@
 """The committed JSON Schemas are those of the code, and say what the loader says."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from exitguard.policy.json_schema import policy_schemas, write
+from exitguard.policy.json_schema import policy_schemas, schema_files
 from exitguard.resources import policies_dir
 
 SCHEMAS = policy_schemas()
 
 
-def test_committed_schemas_are_the_generated_ones(tmp_path: Path) -> None:
-    generated = {file.name: file.read_bytes() for file in write(tmp_path)}
-    committed = {file.name: file.read_bytes() for file in (policies_dir() / "schemas").iterdir() if file.stem.split(".")[0] in SCHEMAS}
+def test_committed_schemas_are_the_generated_ones() -> None:
+    generated = schema_files()
+    committed = {file.name: file.read_text(encoding="utf-8") for file in (policies_dir() / "schemas").iterdir() if file.stem.split(".")[0] in SCHEMAS}
     assert committed == generated, "run `make generate`"
 
 
@@ -65,8 +64,7 @@ def test_every_file_has_to_name_its_kind(name: str) -> None:
     assert SCHEMAS[name]["properties"]["kind"]["const"] == name
 
 
-def test_written_schema_is_json_that_ends_in_a_newline(tmp_path: Path) -> None:
-    for file in write(tmp_path):
-        text = file.read_text(encoding="utf-8")
+def test_written_schema_is_json_that_ends_in_a_newline() -> None:
+    for name, text in schema_files().items():
         assert text.endswith("}\n")
-        assert json.loads(text) == SCHEMAS[file.name.removesuffix(".schema.json")]
+        assert json.loads(text) == SCHEMAS[name.removesuffix(".schema.json")]

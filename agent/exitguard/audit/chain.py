@@ -151,13 +151,14 @@ def judge_state(given: ChainInput, links: Links) -> ChainState:
     """The headline: the first state that applies, in the order of `ChainState`."""
     if given.applicable is NO:
         return ChainState.NOT_APPLICABLE
-    if given.asked_on is YES and links.propagated is YES:
+    certain = given.applicable is YES and given.run is not Run.UNKNOWN
+    if certain and given.asked_on is YES and links.propagated is YES:
         return ChainState.OPT_OUT_VIOLATED
     if given.kernel in (KernelState.EQUIVALENT, KernelState.NOT_AFFECTED):
         return ChainState.MOOT
     if given.run is Run.NONE:
         return ChainState.NOT_RUNNING
-    if UNKNOWN in (given.applicable, given.asked_on) or given.run is Run.UNKNOWN:
+    if not certain or given.asked_on is UNKNOWN:
         return ChainState.UNKNOWN  # whatever the links say: it may be somebody's wish, or no guest of ours
     if given.asked_on is YES and links.running is NO:
         return ChainState.OPTED_OUT

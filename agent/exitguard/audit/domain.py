@@ -39,11 +39,8 @@ class HostJudgement:
 
 
 def host_clears(kvm: KvmFacts) -> Tri:
-    """kvm.enable_pmu as a link sees it; a kernel without the parameter cannot clear every guest's PMU by it."""
-    if kvm.enable_pmu.value is not None:
-        return Tri.NO if kvm.enable_pmu.value else Tri.YES
-    # The parameters could be listed, and this one is not among them: the kernel is older than 5.17.
-    return Tri.NO if kvm.parameters.value else Tri.UNKNOWN
+    """kvm.enable_pmu as a link sees it."""
+    return {True: Tri.NO, False: Tri.YES, None: Tri.UNKNOWN}[kvm.enable_pmu.value]
 
 
 @dataclass(frozen=True)

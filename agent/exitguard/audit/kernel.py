@@ -22,7 +22,7 @@ _HARMLESS = (KernelState.GUARDED, KernelState.EQUIVALENT, KernelState.NOT_AFFECT
 def kernel_statements(kernel: KernelFacts, kvm: KvmFacts, kernels: Kernels) -> tuple[KernelStatement, ...]:
     """What each kind of evidence says, strongest first. Evidence that says nothing is left out."""
     found = (
-        _by_build_id(kernel, kvm, kernels),
+        _by_build_id(kvm, kernels),
         _by_changelog(kernel),
         _by_symbols(kernel),
         _by_version(kernel, kernels),
@@ -30,15 +30,13 @@ def kernel_statements(kernel: KernelFacts, kvm: KvmFacts, kernels: Kernels) -> t
     return tuple(statement for statement in found if statement is not None)
 
 
-def _by_build_id(kernel: KernelFacts, kvm: KvmFacts, kernels: Kernels) -> KernelStatement | None:
-    """A shipped verdict; tied to the code that runs by the build-id of kvm.ko, or of the image where KVM is built in."""
-    module = kvm.module.value
-    build_id = kernel.build_id if module is not None and module.form == "built_in" else kvm.module_build_id
-    build = next((build for build in kernels.builds if build.build_id == build_id.value), None)
+def _by_build_id(kvm: KvmFacts, kernels: Kernels) -> KernelStatement | None:
+    """A shipped verdict, tied to the code that runs by the build-id of the file that KVM came from."""
+    build = next((build for build in kernels.builds if build.build_id == kvm.build_id.value), None)
     if build is None:
         return None
     value = f"build-id {build.build_id} was decided as {build.state.value}: {build.note}"
-    return KernelStatement(method=EvidenceMethod.BUILD_ID, state=build.state, body=build.body, source=build_id.source, value=value)
+    return KernelStatement(method=EvidenceMethod.BUILD_ID, state=build.state, body=build.body, source=kvm.build_id.source, value=value)
 
 
 def _by_changelog(kernel: KernelFacts) -> KernelStatement | None:

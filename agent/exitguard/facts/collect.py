@@ -89,7 +89,7 @@ def collect(
         kvm=_remote_kvm() if remote else read_kvm(tree),
         qemu=_remote("QEMU programs") if remote else _read_binaries(reader, domains),
         libvirt=reading.facts,
-        unmanaged=_read_unmanaged(tree, processes, samples),
+        unmanaged=_read_unmanaged(tree, processes, samples, reading.facts.listing),
     )
     return Observation(
         facts=FactsDocument(observed_at=observed_at, host=host, domains=domains),
@@ -120,10 +120,12 @@ def _read_binaries(reader: QemuReader, domains: Iterable[DomainFacts]) -> Observ
 
 
 def _read_unmanaged(
-    tree: HostTree, processes: ProcessTable | None, samples: tuple[DomainSample, ...]
+    tree: HostTree, processes: ProcessTable | None, samples: tuple[DomainSample, ...], listing: Observed[bool]
 ) -> Observed[tuple[UnmanagedGuest, ...]]:
     if processes is None:
         return _remote("/proc/*/fd")
+    if listing.reason is not None:
+        return unseen(listing.source, f"libvirt's own guests are not known: {listing.reason}", unlock=listing.unlock)
     return read_unmanaged(tree, (sample.pid for sample in samples))
 
 
@@ -152,6 +154,6 @@ def _remote_kvm() -> KvmFacts:
         parameters=_remote("/sys/module/kvm/parameters"),
         enable_pmu=_remote("/sys/module/kvm/parameters/enable_pmu"),
         enable_mediated_pmu=_remote("/sys/module/kvm/parameters/enable_mediated_pmu"),
-        module_build_id=_remote("/sys/module/kvm/notes/.note.gnu.build-id"),
+        build_id=_remote("/sys/module/kvm/notes/.note.gnu.build-id"),
         device=_remote("/dev/kvm"),
     )

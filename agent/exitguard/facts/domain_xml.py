@@ -57,8 +57,14 @@ class ParsedDomain:
 
 
 def parse(text: str) -> ParsedDomain:
-    """One <domain>. Raises DomainXmlError."""
-    return read_domain(parse_element(text))
+    """One <domain>, alone or in the <domstatus> that libvirt keeps of a running one. Raises DomainXmlError."""
+    root = parse_element(text)
+    if root.tag != "domstatus":
+        return read_domain(root)
+    domain = root.find("domain")
+    if domain is None:
+        raise DomainXmlError("a <domstatus> without a <domain>")
+    return read_domain(domain)
 
 
 def parse_element(text: str) -> ET.Element:

@@ -36,7 +36,6 @@ def describe_domain(raw: RawDomain, context: HostContext) -> tuple[DomainFacts, 
     """The facts of one domain, and the sample of its run where its process was found."""
     definition, defined = _parse(raw, raw.definition_xml)
     run, ran = _parse(raw, raw.run_xml)
-    parsed = defined or ran
     running = _find_process(raw, ran, context)
     process: Observed[QemuProcess] | None = None
     if running is not None:
@@ -54,7 +53,7 @@ def describe_domain(raw: RawDomain, context: HostContext) -> tuple[DomainFacts, 
         definition=definition,
         run=run,
         process=process,
-        owner=parsed.owner if parsed is not None else Owner(kind=OwnerKind.UNKNOWN, name="its XML could not be read"),
+        owner=_owner(defined, ran),
         nova=nova,
         started_as_generated=_started_as_generated(nova, running, context) if nova is not None and raw.active.value else None,
         locked=(defined is not None and defined.locked) or (ran is not None and ran.locked),
@@ -74,6 +73,14 @@ def _parse(raw: RawDomain, xml: Observed[str] | None) -> tuple[Observed[DomainDe
     if parsed.uuid != raw.uuid:
         return unseen(xml.source, f"it names domain {parsed.uuid}, expected {raw.uuid}"), None
     return seen(xml.source, parsed.definition), parsed
+
+
+def _owner(defined: ParsedDomain | None, ran: ParsedDomain | None) -> Owner:
+    """Who owns the definition. A manager that the run names owns it too: somebody may have redefined the domain without its metadata."""
+    owners = [parsed.owner for parsed in (defined, ran) if parsed is not None]
+    if not owners:
+        return Owner(kind=OwnerKind.UNKNOWN, name="its XML could not be read")
+    return next((owner for owner in owners if owner.kind is not OwnerKind.LIBVIRT), owners[0])
 
 
 def _find_process(raw: RawDomain, ran: ParsedDomain | None, context: HostContext) -> Observed[RunningQemu] | None:
@@ -99,10 +106,10 @@ def _started_as_generated(nova: NovaInstance, running: Observed[RunningQemu] | N
         )
     try:
         generated = parse_rfc3339(nova.created_at)
-    except ValueError as error:
+        started = context.boot_time.value + timedelta(seconds=running.value.start_ticks / context.ticks_per_second)
+        at_once = generated - _CLOCK_SLACK <= started <= generated + _START_AFTER_GENERATION
+    except (ValueError, OverflowError) as error:  # a time that does not exist, or lies outside the calendar
         return unseen(source, str(error))
-    started = context.boot_time.value + timedelta(seconds=running.value.start_ticks / context.ticks_per_second)
-    at_once = generated - _CLOCK_SLACK <= started <= generated + _START_AFTER_GENERATION
     return seen(source, at_once and not running.value.command_line.incoming)
 
 

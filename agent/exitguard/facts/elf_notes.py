@@ -4,6 +4,11 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from exitguard.facts.tree import HostTree, unseen_like
+from exitguard.model.record import Observed, seen, unseen
+
+#: The notes of the running kernel's image (kernel/ksysfs.c).
+KERNEL_NOTES = "/sys/kernel/notes"
 #: NT_GNU_BUILD_ID in <elf.h>, owner "GNU".
 _NT_GNU_BUILD_ID = 3
 _HEADER = struct.Struct("<III")  # name size, descriptor size, type; little-endian as every x86 kernel is
@@ -41,6 +46,15 @@ def parse_build_id(section: bytes) -> str | None:
         if note.owner == b"GNU" and note.type == _NT_GNU_BUILD_ID and len(note.descriptor) in _BUILD_ID_BYTES:
             return note.descriptor.hex()
     return None
+
+
+def read_build_id(tree: HostTree, path: str) -> Observed[str]:
+    """The build-id in a file of notes, in hex, or why there is none."""
+    notes = tree.read_bytes(path)
+    if notes.value is None:
+        return unseen_like(notes)
+    build_id = parse_build_id(notes.value)
+    return seen(path, build_id) if build_id is not None else unseen(path, "holds no GNU build-id note")
 
 
 def _padded(size: int) -> int:

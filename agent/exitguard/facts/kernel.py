@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 
 from exitguard.facts.boot import RELEASE, read_boots_next, read_installed
-from exitguard.facts.elf_notes import parse_build_id
+from exitguard.facts.elf_notes import KERNEL_NOTES, read_build_id
 from exitguard.facts.kernel_packages import (
     PackageChangelog,
     installed_guard_entries,
@@ -20,7 +20,6 @@ from exitguard.model.record import Observed, seen, unseen
 
 _RELEASE = "/proc/sys/kernel/osrelease"
 _ARCHITECTURE = "/proc/sys/kernel/arch"  # since Linux 6.1
-_NOTES = "/sys/kernel/notes"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 _KALLSYMS = "/proc/kallsyms"
@@ -32,7 +31,7 @@ _ASSIGNMENT = re.compile(r"""([A-Z][A-Z0-9_]*)=(?:'([^']*)'|"((?:[^"\\]|\\.)*)"|
 
 #: The names that tell a kernel's state: the function itself, the call that costs, and what replaced the call in Linux 6.18.
 TELLING_SYMBOLS = ("kvm_pmu_instruction_retired", "kvm_pmu_trigger_event", "kvm_skip_emulated_instruction")
-_KVM_MODULES = frozenset({b"", b"kvm", b"kvm_intel", b"kvm_amd"})
+_KVM_MODULES = ("kvm", "kvm_intel", "kvm_amd")
 # "ffffffff812cd620 t kvm_pmu_trigger_event.isra.0\t[kvm]". The leading blank keeps out __pfx_ padding, and lets the regex engine
 # look for a fixed text instead of trying every line: some 3 ms for 120,000 lines.
 _SYMBOL = re.compile(
@@ -41,6 +40,7 @@ _SYMBOL = re.compile(
     + rb")(?:\.(?:isra|constprop|part|cold|llvm|lto_priv)(?:\.[0-9a-f]+)?)*(?:\t\[([A-Za-z0-9_]+)\])?$",
     re.MULTILINE,
 )
+_KVM_CODE = frozenset({b"", *(module.encode() for module in _KVM_MODULES)})
 _LINE_START = re.compile(rb"[0-9a-f]{1,16} [tTwW]")
 #: The symbols between which the kernel's own text lies (kernel/kallsyms.c): a whole listing has both.
 _FIRST_TEXT, _LAST_TEXT = re.compile(rb" [tT] _stext$", re.MULTILINE), re.compile(rb" [tT] _etext$", re.MULTILINE)
@@ -57,7 +57,7 @@ def read_kernel(tree: HostTree, *, changelog_markers: tuple[str, ...]) -> Kernel
         release=release,
         architecture=read_architecture(tree),
         distribution=read_distribution(tree),
-        build_id=read_build_id(tree),
+        build_id=read_build_id(tree, KERNEL_NOTES),
         boot_id=read_boot_id(tree),
         installed=_with_changelogs(installed, changelogs),
         boots_next=read_boots_next(tree),
@@ -119,15 +119,6 @@ def parse_os_release(source: str, text: str) -> Observed[Distribution]:
     return seen(source, Distribution(id=values.get("ID") or "linux", version_id=values.get("VERSION_ID", ""), name=name))
 
 
-def read_build_id(tree: HostTree) -> Observed[str]:
-    """The build-id of the running kernel image, in hex."""
-    notes = tree.read_bytes(_NOTES)
-    if notes.value is None:
-        return unseen_like(notes)
-    build_id = parse_build_id(notes.value)
-    return seen(_NOTES, build_id) if build_id is not None else unseen(_NOTES, "holds no GNU build-id note")
-
-
 def read_boot_id(tree: HostTree) -> Observed[str]:
     """The UUID of this boot."""
     text = tree.read_text(_BOOT_ID)
@@ -136,8 +127,39 @@ def read_boot_id(tree: HostTree) -> Observed[str]:
     return seen(_BOOT_ID, text.value) if _UUID.fullmatch(text.value) else unseen(_BOOT_ID, "malformed: expected a UUID")
 
 
+#: The symbols of the code that ran when they were last listed: writing the listing costs the kernel 40 ms, too much for every cycle.
+_remembered: dict[tuple[bytes, ...], Observed[tuple[str, ...]]] = {}
+
+
 def read_symbols(tree: HostTree) -> Observed[tuple[str, ...]]:
     """Those of TELLING_SYMBOLS that the running kernel or its KVM modules have."""
+    code = _running_code(tree)
+    if code is not None and code in _remembered:
+        return _remembered[code]
+    symbols = _list_symbols(tree)
+    # A module that comes or goes meanwhile may be in the listing or not: then it is not known what was listed.
+    if code is not None and symbols.known and code == _running_code(tree):
+        _remembered.clear()
+        _remembered[code] = symbols
+    return symbols
+
+
+def _running_code(tree: HostTree) -> tuple[bytes, ...] | None:
+    """What identifies the code of this boot's kernel and of the KVM modules it has loaded; None where that cannot be told."""
+    boot_id = read_boot_id(tree)
+    if not tree.is_this_machine or boot_id.value is None:
+        return None
+    code = [boot_id.value.encode()]
+    for module in _KVM_MODULES:
+        if tree.exists(f"/sys/module/{module}/initstate"):  # built-in code has none, and is this boot's
+            notes = tree.read_bytes(f"/sys/module/{module}/notes/.note.gnu.build-id")
+            if notes.value is None:
+                return None
+            code += [module.encode(), notes.value]
+    return tuple(code)
+
+
+def _list_symbols(tree: HostTree) -> Observed[tuple[str, ...]]:
     listing = tree.read_bytes(_KALLSYMS, limit_bytes=_KALLSYMS_LIMIT_BYTES)
     if listing.value is None:
         return unseen_like(listing)
@@ -160,6 +182,6 @@ def parse_symbols(listing: bytes, *, kvm_is_loaded_module: bool = False) -> Obse
     found: set[str] = set()
     for match in _SYMBOL.finditer(listing):
         line_start = listing.rfind(b"\n", 0, match.start()) + 1
-        if (match[2] or b"") in _KVM_MODULES and _LINE_START.fullmatch(listing, line_start, match.start()):
+        if (match[2] or b"") in _KVM_CODE and _LINE_START.fullmatch(listing, line_start, match.start()):
             found.add(match[1].decode())
     return seen(_KALLSYMS, tuple(sorted(found)))

@@ -6,14 +6,14 @@ import os
 import re
 import stat
 
-from exitguard.facts.elf_notes import parse_build_id
+from exitguard.facts.elf_notes import KERNEL_NOTES, read_build_id
 from exitguard.facts.tree import HostTree, one_line, unseen_like, why
 from exitguard.model.host import KvmDevice, KvmFacts, KvmModule
 from exitguard.model.record import Observed, seen, unseen
 
 _MODULES = "/sys/module"
 _KVM = f"{_MODULES}/kvm"
-_BUILD_ID = f"{_KVM}/notes/.note.gnu.build-id"
+_NOTES = f"{_KVM}/notes/.note.gnu.build-id"
 _DEVICE = "/dev/kvm"
 _NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
 _VENDOR = re.compile(r"kvm_[a-z0-9_]{1,60}")
@@ -33,9 +33,9 @@ def read_kvm(tree: HostTree) -> KvmFacts:
     return KvmFacts(
         module=module,
         parameters=parameters,
-        enable_pmu=_read_switch(tree, module, "enable_pmu", "kernels before 5.17 have none"),
-        enable_mediated_pmu=_read_switch(tree, module, "enable_mediated_pmu", "only kernels of 2026 and later have it"),
-        module_build_id=_read_build_id(tree, module),
+        enable_pmu=_read_switch(tree, module, "enable_pmu", when_absent=True),
+        enable_mediated_pmu=_read_switch(tree, module, "enable_mediated_pmu", when_absent=False),
+        build_id=_read_build_id(tree, module),
         device=_read_device(tree),
     )
 
@@ -58,14 +58,18 @@ def _read_module(tree: HostTree) -> Observed[KvmModule]:
     return seen(_KVM, KvmModule(form="module" if tree.exists(f"{_KVM}/initstate") else "built_in", vendor_modules=vendors))
 
 
-def _read_switch(tree: HostTree, module: Observed[KvmModule], name: str, when_absent: str) -> Observed[bool]:
+def _read_switch(tree: HostTree, module: Observed[KvmModule], name: str, *, when_absent: bool) -> Observed[bool]:
+    """A parameter, or what a kernel without it does: before 5.17 every guest may have a PMU, and none was ever mediated."""
     path = f"{_KVM}/parameters/{name}"
     text = tree.read_text(path)
     if text.value is not None:
         return parse_switch(path, text.value)
     if module.value is None:
         return unseen_like(module)
-    return unseen_like(text) if tree.exists(path) else unseen(path, f"no such parameter: {when_absent}")
+    listed = tree.names(f"{_KVM}/parameters")
+    if listed.value is None or name in listed.value:
+        return unseen_like(text)
+    return seen(f"{path} (this kernel has no such parameter)", when_absent)
 
 
 def _read_parameters(tree: HostTree, module: Observed[KvmModule]) -> Observed[dict[str, str]]:
@@ -93,13 +97,8 @@ def _read_parameters(tree: HostTree, module: Observed[KvmModule]) -> Observed[di
 def _read_build_id(tree: HostTree, module: Observed[KvmModule]) -> Observed[str]:
     if module.value is None:
         return unseen_like(module)
-    if module.value.form == "built_in":
-        return unseen(_BUILD_ID, "KVM is built into the kernel: the kernel's own build-id stands for it")
-    note = tree.read_bytes(_BUILD_ID)
-    if note.value is None:
-        return unseen_like(note)
-    build_id = parse_build_id(note.value)
-    return seen(_BUILD_ID, build_id) if build_id is not None else unseen(_BUILD_ID, "holds no GNU build-id note")
+    # KVM that is built into the kernel is part of the kernel's image, and so is recognised by that.
+    return read_build_id(tree, KERNEL_NOTES if module.value.form == "built_in" else _NOTES)
 
 
 def _read_device(tree: HostTree) -> Observed[KvmDevice]:

@@ -13,6 +13,7 @@ While the worker waits for the daemon, the caller reads what has already come: `
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ DEFAULT_URI = "qemu:///system"
 _MAX_STUCK = 3
 _MAX_RECONNECTIONS = 2
 _OPENING_FACTOR = 4
+_SLICE_SECONDS = 0.5
 _INSTALL = "install libvirt-daemon-system and start libvirtd (or virtqemud); the package exitguard[host] for libvirt-python"
 _PERMISSION = "a user who may open libvirt's read-only socket (libvirt-sock-ro), or membership in group libvirt"
 
@@ -52,7 +54,10 @@ class LibvirtReading:
 def target_of(uri: str | None) -> Target:
     """Whether a libvirt URI leads to this machine. A URI with a host name counts as remote, whatever the name resolves to."""
     uri = uri or DEFAULT_URI
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # not a URI: libvirt will say so itself
+        return Target(kind=TargetKind.REMOTE, uri=uri)
     if parts.scheme.partition("+")[0] == "test" and not parts.hostname:
         return Target(kind=TargetKind.EMBEDDED, uri=uri)
     remote = bool(parts.netloc) or parts.scheme.partition("+")[2] not in ("", "unix")
@@ -138,7 +143,7 @@ class _Worker:
         # A fresh daemon may still be loading its domains.
         limit_seconds = _OPENING_FACTOR * self.timeout_seconds
         try:
-            answer = self._conversation.answers.get(timeout=limit_seconds)
+            answer = self._conversation.next_answer(limit_seconds)
         except queue.Empty:
             return _Failed(
                 f"no answer within {limit_seconds:g} s: the daemon may hang", unlock="a libvirt daemon that answers `virsh list`"
@@ -152,7 +157,7 @@ class _Worker:
         reconnections = 0
         while True:
             try:
-                answer = self._conversation.answers.get(timeout=self.timeout_seconds)
+                answer = self._conversation.next_answer(self.timeout_seconds)
             except queue.Empty:
                 stuck += 1
                 blocking = waiting.pop(self._conversation.asking or "", None)
@@ -197,6 +202,20 @@ class _Conversation:
     #: The uuid that the call under way is about.
     asking: str | None = None
 
+    def next_answer(self, limit_seconds: float) -> _Answer:
+        """The next answer. Raises queue.Empty after `limit_seconds` without one.
+
+        It waits in slices, since a Ctrl-C that arrives just before a wait is only noticed after it.
+        """
+        until = time.monotonic() + limit_seconds
+        while True:
+            left_seconds = until - time.monotonic()
+            try:
+                return self.answers.get(timeout=max(0.0, min(_SLICE_SECONDS, left_seconds)))
+            except queue.Empty:
+                if left_seconds <= _SLICE_SECONDS:
+                    raise
+
     def run(self) -> None:
         try:
             connection = self.libvirt.openReadOnly(self.uri)
@@ -222,7 +241,8 @@ class _Conversation:
         """Three listings for the whole host instead of three questions per domain: each costs the daemon one message."""
         flags = self.libvirt
         everything = connection.listAllDomains(0)
-        persistent = {domain.UUIDString() for domain in connection.listAllDomains(flags.VIR_CONNECT_LIST_DOMAINS_PERSISTENT)}
+        # Of the rarer kind, that is: a listing has its price too.
+        transient = {domain.UUIDString() for domain in connection.listAllDomains(flags.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)}
         saved = {domain.UUIDString() for domain in connection.listAllDomains(flags.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)}
         domains = []
         for domain in everything:
@@ -230,7 +250,7 @@ class _Conversation:
             if self.only is not None and uuid not in self.only:
                 continue
             # ID() is part of the listing (-1 where nothing runs): no call.
-            listed = _Listed(uuid, domain.name(), domain.ID() != -1, uuid in persistent, uuid in saved)
+            listed = _Listed(uuid, domain.name(), domain.ID() != -1, uuid not in transient, uuid in saved)
             domains.append((listed, domain))
         version = _dotted(connection.getLibVersion())
         self.answers.put(_Opening(version, connection.getType(), tuple(listed for listed, _ in domains)))

@@ -7,9 +7,9 @@ Definitions: /etc/libvirt/qemu/NAME.xml. Running domains: /run/libvirt/qemu/NAME
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from xml.etree import ElementTree as ET
 
-from exitguard.facts.domain_xml import LIMIT_CHARACTERS, DomainXmlError, parse_element, read_domain
+from exitguard.facts import domain_xml
+from exitguard.facts.domain_xml import LIMIT_CHARACTERS, DomainXmlError
 from exitguard.facts.libvirt import LibvirtReading, RawDomain
 from exitguard.facts.tree import HostTree, unlock_for, why
 from exitguard.model.host import LibvirtFacts
@@ -19,7 +19,8 @@ DEFINITIONS = "/etc/libvirt/qemu"
 RUNNING = "/run/libvirt/qemu"
 SAVES = "/var/lib/libvirt/qemu/save"
 
-#: struct _virQEMUSaveHeader: magic, version, length of the XML, was_running, format, cookie offset, 14 unused words.
+#: struct _virQEMUSaveHeader: magic, version, length of what follows, was_running, format, cookie offset, 14 unused words.
+#: What follows is the XML and a NUL, since 4.1 a <cookie> and a NUL, and padding.
 _SAVE_HEADER = struct.Struct("=16s5I56x")
 _SAVE_MAGICS = (b"LibvirtQemudSave", b"LibvirtQemudPart")
 
@@ -69,6 +70,8 @@ def _read_domain(
             run = _read_xml(tree, f"{RUNNING}/{name}.xml")
     if saves.value is None:
         managed_save = Observed(source=SAVES, reason=saves.reason, unlock=saves.unlock)
+        if active.value is False:
+            run = Observed(source=SAVES, reason=saves.reason, unlock=saves.unlock)
     else:
         managed_save = seen(SAVES, f"{name}.save" in saves.value)
         if managed_save.value and active.value is False:
@@ -81,51 +84,41 @@ def _read_domain(
 def _uuid(definition: Observed[str] | None, run: Observed[str] | None, name: str) -> str:
     for xml in (definition, run):
         if xml is not None and xml.value is not None:
-            return read_domain(parse_element(xml.value)).uuid
+            try:
+                return domain_xml.parse(xml.value).uuid
+            except DomainXmlError:  # whoever parses it for its facts reports why
+                continue
     return f"unreadable:{name}"
 
 
 def _read_xml(tree: HostTree, path: str) -> Observed[str]:
-    """The <domain> in one of libvirt's files, on its own."""
-    text = tree.read_text(path, limit_bytes=LIMIT_CHARACTERS)
-    if text.value is None:
-        return text
-    try:
-        root = parse_element(text.value)
-        domain = root.find("domain") if root.tag == "domstatus" else root
-        if domain is None:
-            return unseen(path, "a <domstatus> without a <domain>")
-        read_domain(domain)
-    except DomainXmlError as error:
-        return unseen(path, str(error))
-    return seen(path, ET.tostring(domain, encoding="unicode"))
+    return tree.read_text(path, limit_bytes=LIMIT_CHARACTERS)
 
 
 @dataclass(frozen=True)
 class SaveHeader:
-    """The head of a managed save: how many bytes of XML follow it."""
+    """The head of a managed save: how many bytes follow it before QEMU's own data."""
 
-    xml_bytes: int
+    data_bytes: int
 
 
 def parse_save_header(head: bytes) -> SaveHeader:
     """The first 92 bytes of a managed save. Raises DomainXmlError for anything else."""
     if len(head) < _SAVE_HEADER.size:
         raise DomainXmlError("shorter than the header of a libvirt save file")
-    magic, _version, xml_bytes, *_ = _SAVE_HEADER.unpack_from(head)
+    magic, _version, data_bytes, *_ = _SAVE_HEADER.unpack_from(head)
     if magic not in _SAVE_MAGICS:
         raise DomainXmlError("not a libvirt save file")
-    if xml_bytes > LIMIT_CHARACTERS:
-        raise DomainXmlError(f"{xml_bytes} bytes of XML, expected at most {LIMIT_CHARACTERS}")
-    return SaveHeader(xml_bytes)
+    if data_bytes > LIMIT_CHARACTERS:
+        raise DomainXmlError(f"{data_bytes} bytes of XML, expected at most {LIMIT_CHARACTERS}")
+    return SaveHeader(data_bytes)
 
 
 def _read_save(tree: HostTree, path: str) -> Observed[str]:
     try:
         with tree.open(path) as file:
             header = parse_save_header(file.read(_SAVE_HEADER.size))
-            text = file.read(header.xml_bytes).rstrip(b"\x00").decode("utf-8", "replace")
-        read_domain(parse_element(text))
+            text = file.read(header.data_bytes).partition(b"\x00")[0].decode("utf-8", "replace")
     except OSError as error:
         return unseen(path, why(error), unlock=unlock_for(error))
     except DomainXmlError as error:

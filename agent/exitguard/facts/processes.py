@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from exitguard.facts import qemu_command_line
-from exitguard.facts.qemu import EXECUTABLE, QemuReader
+from exitguard.facts.qemu import EXECUTABLE, QemuReader, executable_path
 from exitguard.facts.qemu_command_line import QemuCommandLine
 from exitguard.facts.tree import HostTree, unlock_for, why
 from exitguard.model.domain import QemuProcess
@@ -23,6 +23,7 @@ _KVM_VM_LINK = "anon_inode:kvm-vm"
 #: The source as facts name it: a pid is a sample, and would change the hash of an unchanged domain at every start.
 COMMAND_LINE = "/proc/<pid>/cmdline"
 _DEBUGFS_KVM = "/sys/kernel/debug/kvm"
+_MAX_TICKS = (1 << 64) - 1  # %llu in fs/proc/array.c
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,10 @@ def parse_start_ticks(stat: str) -> int | None:
     """The command name, field 2, is in parentheses and may hold anything, so fields are counted after the last one."""
     fields = stat.rpartition(")")[2].split()
     try:
-        return int(fields[19])
+        ticks = int(fields[19])
     except (IndexError, ValueError):
         return None
+    return ticks if 0 <= ticks <= _MAX_TICKS else None
 
 
 def match_process(table: ProcessTable, uuid: str, process_uid: int | None) -> Observed[RunningQemu]:
@@ -136,7 +138,7 @@ def read_unmanaged(tree: HostTree, managed_pids: Iterable[int]) -> Observed[tupl
         }
         source = _DEBUGFS_KVM
     else:
-        by_fd = _holders_by_fd(tree)
+        by_fd = _holders_by_fd(tree, managed)
         if by_fd.value is None:
             return Observed(source=by_fd.source, reason=by_fd.reason, unlock=by_fd.unlock)
         holders, source = by_fd.value, by_fd.source
@@ -144,13 +146,16 @@ def read_unmanaged(tree: HostTree, managed_pids: Iterable[int]) -> Observed[tupl
     return seen(source, tuple(sorted(guests, key=lambda guest: (guest.command, guest.executable or ""))))
 
 
-def _holders_by_fd(tree: HostTree) -> Observed[set[int]]:
+def _holders_by_fd(tree: HostTree, managed: set[int]) -> Observed[set[int]]:
+    """The holders beside `managed`, of which it is known already."""
     names = tree.names("/proc")
     pids = [int(name) for name in names.value or () if name.isascii() and name.isdigit()]
     if not pids:
         return unseen("/proc/*/fd", names.reason or "no process is visible there")
     holders = set()
     for pid in pids:
+        if pid in managed:
+            continue
         folder = tree.locate(f"/proc/{pid}") + "/fd"
         try:
             names_of_descriptors = os.listdir(folder)  # noqa: PTH208 - names, not paths
@@ -171,5 +176,9 @@ def _link(path: str) -> str | None:
 
 
 def _describe_unmanaged(tree: HostTree, pid: int) -> UnmanagedGuest:
-    executable = _link(tree.locate(f"/proc/{pid}") + "/exe")
+    executable: str | None
+    try:
+        executable = executable_path(tree.locate(f"/proc/{pid}") + "/exe")
+    except OSError:
+        executable = None
     return UnmanagedGuest(command=tree.read_text(f"/proc/{pid}/comm").value or "(ended)", executable=executable)

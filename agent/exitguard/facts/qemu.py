@@ -6,6 +6,7 @@ first released in 11.0; a downstream backport carries it too). The version stand
 
 import os
 import re
+import time
 from dataclasses import dataclass, field
 
 from exitguard.facts.tree import HostTree, unlock_for, why
@@ -16,9 +17,19 @@ CAPABILITY_STRING = b"Failed to set KVM_PMU_CAP_DISABLE"
 #: The source as facts name it: a pid is a sample, and would change the hash of an unchanged domain at every start.
 EXECUTABLE = "/proc/<pid>/exe"
 _VERSION = re.compile(rb"QEMU emulator version (\d{1,4}(?:\.\d{1,4}){1,3})(?: \(([^)\x00\n]{0,200})\))?")
+_DELETED = " (deleted)"
 _CHUNK_BYTES = 1 << 20
+#: More than the longest version text.
 _OVERLAP_BYTES = 512
 _LIMIT_BYTES = 1 << 30
+_MAX_REMEMBERED = 256
+#: A file that was changed a moment ago may change again without a change of its times, which are only as fine as a clock tick.
+_SETTLED_NANOSECONDS = 2_000_000_000
+
+_FileIdentity = tuple[int, int, int, int, int]
+_Contents = tuple[Observed[QemuVersion], Observed[bool]]
+#: What was found in files that have not changed since: the daemon scans a program once, not in every cycle.
+_remembered: dict[_FileIdentity, _Contents] = {}
 
 
 @dataclass
@@ -26,7 +37,7 @@ class QemuReader:
     """Reads QEMU files, each file once however many domains run it."""
 
     tree: HostTree
-    _known: dict[tuple[int, int, int, int], tuple[Observed[QemuVersion], Observed[bool]]] = field(default_factory=dict)
+    _known: dict[_FileIdentity, _Contents] = field(default_factory=dict)
 
     def read_file(self, path: str) -> QemuBinary:
         """The QEMU installed at `path`."""
@@ -39,15 +50,19 @@ class QemuReader:
 
     def read_running(self, pid: int) -> QemuBinary:
         """The QEMU that process `pid` runs: the open file itself, be it deleted or in another mount namespace."""
-        link = self.tree.locate(f"/proc/{pid}") + "/exe"
         try:
-            path = os.readlink(link)  # noqa: PTH115 - what the kernel says, not a path to follow
+            link = self.tree.locate(f"/proc/{pid}") + "/exe"
+            path = executable_path(link)
+            # procfs says 0 for the length of such a link. Any other file system holds a copy of it, and following that one
+            # on this machine would lead out of the tree.
+            if os.lstat(link).st_size != 0:
+                return self.read_file(path)
             descriptor = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             return _unreadable(EXECUTABLE, EXECUTABLE, error, deleted=False)
         try:
-            deleted = path.endswith(" (deleted)")
-            path = path.removesuffix(" (deleted)")
+            deleted = path.endswith(_DELETED)
+            path = path.removesuffix(_DELETED)
             version, capability = self._scan(descriptor, path)
         except OSError as error:
             return _unreadable(path, EXECUTABLE, error, deleted=deleted)
@@ -57,10 +72,26 @@ class QemuReader:
 
     def _scan(self, descriptor: int, path: str) -> tuple[Observed[QemuVersion], Observed[bool]]:
         status = os.fstat(descriptor)
-        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        if key not in self._known:
-            self._known[key] = _scan(descriptor, status.st_size, path)
-        return self._known[key]
+        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if identity not in self._known:
+            self._known[identity] = _remembered.get(identity) or _scan(descriptor, status.st_size, path)
+            _remember(identity, self._known[identity])
+        version, capability = self._known[identity]
+        # A file has many names (qemu-kvm is often a link): the source is the one that was asked for, whichever came first.
+        return version.model_copy(update={"source": path}), capability.model_copy(update={"source": path})
+
+
+def _remember(identity: _FileIdentity, contents: _Contents) -> None:
+    *_, changed_nanoseconds = identity
+    if time.time_ns() - changed_nanoseconds > _SETTLED_NANOSECONDS:
+        if len(_remembered) >= _MAX_REMEMBERED:
+            _remembered.clear()
+        _remembered[identity] = contents
+
+
+def executable_path(link: str) -> str:
+    """What the kernel calls the file behind a /proc/<pid>/exe; bytes that are not UTF-8 replaced. Raises OSError."""
+    return os.fsencode(os.readlink(link)).decode("utf-8", "replace")  # noqa: PTH115 - what the kernel says, not a path to follow
 
 
 def _scan(descriptor: int, size_bytes: int, path: str) -> tuple[Observed[QemuVersion], Observed[bool]]:
@@ -75,7 +106,8 @@ def _scan(descriptor: int, size_bytes: int, path: str) -> tuple[Observed[QemuVer
     while offset < size_bytes and not (version and capability):
         chunk = os.pread(descriptor, _CHUNK_BYTES, offset)
         if not chunk:
-            break
+            reason = f"it became shorter while it was read: {offset} bytes of {size_bytes}"
+            return unseen(path, reason), unseen(path, reason)
         offset += len(chunk)
         window = tail + chunk
         if version is None:
@@ -89,9 +121,9 @@ def _scan(descriptor: int, size_bytes: int, path: str) -> tuple[Observed[QemuVer
 
 
 def find_version(window: bytes, *, complete: bool = True) -> QemuVersion | None:
-    """The version text in a piece of a QEMU program; one that touches the end of an incomplete piece is left for the next."""
+    """The version text in a piece of a QEMU program; one so near the end of an incomplete piece that it may go on is left for the next."""
     match = _VERSION.search(window)
-    if match is None or (not complete and match.end() + 1 >= len(window)):
+    if match is None or (not complete and match.start() >= len(window) - _OVERLAP_BYTES):
         return None
     return QemuVersion(version=match[1].decode("ascii"), package=(match[2] or b"").decode("utf-8", "replace"))
 

@@ -1,7 +1,7 @@
 """A QEMU command line, read for what decides the guest PMU: the truth about a running domain. Pure.
 
 Properties: target/i386/cpu.c (`pmu`, default off for named models, on for host and max); `+pmu` and `-pmu` are the legacy
-spellings and win over `pmu=` (x86_cpu_parse_featurestr in QEMU's source).
+spellings: they win over `pmu=`, and `-pmu` wins over `+pmu`, in any order (x86_cpu_expand_features in QEMU's source).
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from exitguard.model.domain import CpuArgument
 from exitguard.model.pmu import PmuElement
 from exitguard.model.record import Observed, seen, unseen
 
-_ON = ("on", "yes", "true", "y")
+#: qapi_bool_parse(); anything else but on, yes, true and y keeps QEMU from starting.
 _OFF = ("off", "no", "false", "n")
 SOURCE = "QEMU command line"
 
@@ -20,6 +20,7 @@ _WITHOUT_VALUE = frozenset(
     """
     -h -help -version -enable-kvm -nodefaults -nographic -S -s -no-reboot -no-shutdown -no-user-config -nodefconfig -daemonize
     -snapshot -usb -no-acpi -no-hpet -no-fd-bootchk -preconfig -only-migratable -full-screen -win2k-hack -rtc-td-hack -xen-attach
+    -xen-domid-restrict -async-teardown
     -enable-sync-profile -curses -mem-prealloc -singlestep -enable-fips -alt-grab -ctrl-grab -no-frame -no-quit -sdl -portrait
     -audio-help -semihosting -old-param -no-kvm -no-kvm-irqchip -no-kvm-pit -no-kvm-pit-reinjection -localtime
     """.split()  # noqa: SIM905 - three lines to read, not sixty
@@ -84,7 +85,7 @@ def _accelerator(values: dict[str, list[str]], stray: str | None) -> Observed[st
         return unseen(SOURCE, f"not understood from {stray[:80]!r} on")
     named = [value.partition(",")[0] for value in values.get("-accel", ())]
     for machine in values.get("-machine", []) + values.get("-M", []):
-        named += [part[6:].partition(":")[0] for part in machine.split(",") if part.startswith("accel=")]
+        named += [name for part in machine.split(",") if part.startswith("accel=") for name in part[6:].split(":")]
     if "-enable-kvm" in values:
         named.append("kvm")
     # QEMU tries the named ones in turn; libvirt names exactly one.
@@ -92,18 +93,21 @@ def _accelerator(values: dict[str, list[str]], stray: str | None) -> Observed[st
 
 
 def read_cpu_argument(text: str) -> CpuArgument:
-    """`host,migratable=on,pmu=off` as a model and its pmu property; the last one wins, and `+pmu`/`-pmu` win over `pmu=`."""
+    """`host,migratable=on,pmu=off` as a model and its pmu property; the last `pmu=` wins, `+pmu` over it, `-pmu` over both."""
     model, *features = text.split(",")
-    plain = legacy = PmuElement.ABSENT
+    plain = PmuElement.ABSENT
+    legacy = set()
     for feature in features:
         name, _, value = feature.strip().partition("=")
         if name == "pmu":
-            plain = PmuElement.OFF if value.lower() in _OFF else PmuElement.ON
-        elif name == "+pmu":
-            legacy = PmuElement.ON
-        elif name == "-pmu":
-            legacy = PmuElement.OFF
-    return CpuArgument(model=model.strip(), pmu=plain if legacy is PmuElement.ABSENT else legacy)
+            plain = PmuElement.OFF if value in _OFF else PmuElement.ON
+        elif name in ("+pmu", "-pmu"):
+            legacy.add(name)
+    if "-pmu" in legacy:
+        plain = PmuElement.OFF
+    elif "+pmu" in legacy:
+        plain = PmuElement.ON
+    return CpuArgument(model=model.strip(), pmu=plain)
 
 
 def _uuid(text: str) -> str | None:

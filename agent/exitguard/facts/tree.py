@@ -21,6 +21,7 @@ S = TypeVar("S")
 
 #: Enough for every small file in /proc, /sys and /etc that is read here.
 DEFAULT_LIMIT_BYTES = 1 << 20
+_SMALL_FILE_BYTES = 1 << 15
 #: Enough for every directory that is listed here; /proc on a busy host is the largest.
 NAMES_LIMIT = 100_000
 _MAX_LINKS = 40  # the kernel's own bound on symbolic links in one path (path_resolution(7))
@@ -42,7 +43,10 @@ class HostTree:
         """The whole content of a regular file of at most `limit_bytes`, or why not."""
         try:
             with self.open(path) as file:
-                content = file.read(limit_bytes + 1)
+                # Most files are small, and room for the largest that is allowed takes longer to make than they take to read.
+                content = file.read(min(_SMALL_FILE_BYTES, limit_bytes + 1))
+                if len(content) == _SMALL_FILE_BYTES:
+                    content += file.read(limit_bytes + 1 - len(content))
         except OSError as error:
             return unseen(path, why(error), unlock=unlock_for(error))
         if len(content) > limit_bytes:

@@ -125,10 +125,11 @@ class KvmFacts(Record):
     module: Observed[KvmModule]
     #: Every readable parameter of the kvm module and of its vendor modules, as `module.parameter`.
     parameters: Observed[dict[str, str]]
+    #: A kernel without the parameter is seen as one that never clears a PMU; the source says so.
     enable_pmu: Observed[bool]
     enable_mediated_pmu: Observed[bool]
-    #: Hex; of kvm.ko where KVM is a module.
-    module_build_id: Observed[str]
+    #: Hex; of the file whose code KVM is: kvm.ko, or the kernel's image where KVM is built in.
+    build_id: Observed[str]
     device: Observed[KvmDevice]
 
 

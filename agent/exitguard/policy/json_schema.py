@@ -1,7 +1,6 @@
 """The JSON Schemas of the files that operators write, generated from schema.py: for editors, and for whoever generates such files."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from exitguard.policy.schema import Costs, Kernels, Policy, PolicyPart, Qemus, Waivers
@@ -15,14 +14,9 @@ def policy_schemas() -> dict[str, dict[str, Any]]:
     return {name: _schema(model) for name, model in _MODELS.items()}
 
 
-def write(directory: Path) -> tuple[Path, ...]:
-    """Write every schema to `directory` as NAME.schema.json, and say which files those are."""
-    files = []
-    for name, schema in policy_schemas().items():
-        file = directory / f"{name}.schema.json"
-        file.write_text(json.dumps(schema, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        files.append(file)
-    return tuple(files)
+def schema_files() -> dict[str, str]:
+    """The text of each file under policies/schemas, by its name."""
+    return {f"{name}.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for name, schema in policy_schemas().items()}
 
 
 def _schema(model: type[PolicyPart]) -> dict[str, Any]:

@@ -1,0 +1,33 @@
+"""The command `exitguard`. `--version` answers before anything else is imported, since inventories ask every host for it."""
+
+import sys
+
+from exitguard import __version__
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+def main() -> None:
+    """Run the command line of this process and exit with its code."""
+    arguments = sys.argv[1:]
+    try:
+        if arguments == ["--version"]:
+            sys.exit(_print_version())
+        from exitguard.cli.edge import run  # noqa: PLC0415 - see above
+
+        sys.exit(run(arguments))
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+
+
+def _print_version() -> int:
+    try:
+        print(f"exitguard {__version__}", flush=True)  # noqa: T201 - nothing else is imported yet
+    except OSError as error:
+        sys.stdout = None  # so that the interpreter does not try once more when it ends
+        return 0 if isinstance(error, BrokenPipeError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    main()

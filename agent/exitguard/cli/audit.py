@@ -1,0 +1,66 @@
+"""`exitguard audit`: observe, judge, store, tell."""
+
+import os
+
+import typer
+
+from exitguard.cli.log import configure_logging
+from exitguard.cli.options import (
+    ConfigOption,
+    ConnectOption,
+    Format,
+    FormatOption,
+    NoStoreOption,
+    OutputOption,
+    PolicyOption,
+    StateDirOption,
+    SysrootOption,
+    TimeoutOption,
+    WaiversOption,
+)
+from exitguard.cli.output import look_for, note, write_result
+from exitguard.cli.target import Asked, request_for
+
+
+def audit(
+    context: typer.Context,
+    *,
+    connect: ConnectOption = None,
+    sysroot: SysrootOption = None,
+    policy: PolicyOption = None,
+    waivers: WaiversOption = None,
+    output_format: FormatOption = Format.TABLE,
+    output: OutputOption = None,
+    config: ConfigOption = None,
+    state_dir: StateDirOption = None,
+    no_store: NoStoreOption = False,
+    timeout: TimeoutOption = None,
+) -> None:
+    """Observe this host and its domains, judge them by the policy, and say what is so. Changes nothing."""
+    configure_logging(context.obj, os.environ)
+    asked = Asked(
+        uri=connect,
+        sysroot=sysroot,
+        policy_files=tuple(policy or ()),
+        waiver_files=tuple(waivers or ()),
+        config=config,
+        state_dir=state_dir,
+        no_store=no_store,
+        call_timeout_seconds=timeout,
+    )
+    request = request_for(asked, os.environ)
+
+    import structlog  # noqa: PLC0415 - as the next
+
+    from exitguard.cycle import run_audit  # noqa: PLC0415 - `--help` does without
+    from exitguard.report.json_document import json_text  # noqa: PLC0415
+    from exitguard.report.table import audit_table  # noqa: PLC0415
+
+    outcome = run_audit(request)
+    report = outcome.report
+    structlog.get_logger().info(
+        "audit.finished", domains=len(report.domains), exit_code=report.summary.exit_code, **report.summary.by_verdict
+    )
+    note(outcome.notices)
+    write_result(json_text(report) if output_format is Format.JSON else audit_table(report, look_for(output, os.environ)), output)
+    raise typer.Exit(report.summary.exit_code)

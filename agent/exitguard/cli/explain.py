@@ -1,0 +1,116 @@
+"""`exitguard explain`: a rule, a word of the reports, or one domain with all its evidence."""
+
+import difflib
+import os
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from exitguard.cli.log import configure_logging
+from exitguard.cli.options import (
+    ConfigOption,
+    ConnectOption,
+    OutputOption,
+    PolicyOption,
+    StateDirOption,
+    SysrootOption,
+    WaiversOption,
+)
+from exitguard.cli.output import look_for, note, write_result
+from exitguard.cli.report import aged, last_report
+from exitguard.cli.target import Asked, request_for, state_dir_for
+
+if TYPE_CHECKING:
+    from exitguard.cycle import AuditRequest
+    from exitguard.model.documents import AuditReport
+    from exitguard.policy.schema import Rule
+    from exitguard.report.page import Look
+
+_MOST_NEAR = 5
+
+
+def explain(
+    context: typer.Context,
+    topic: Annotated[str, typer.Argument(metavar="RULE|STATE|DOMAIN", help="A rule's id, a word of the reports, a domain's name or uuid.")],
+    *,
+    stored: Annotated[bool, typer.Option("--stored", help="A domain as the last stored audit saw it, instead of a fresh look.")] = False,
+    connect: ConnectOption = None,
+    sysroot: SysrootOption = None,
+    policy: PolicyOption = None,
+    waivers: WaiversOption = None,
+    output: OutputOption = None,
+    config: ConfigOption = None,
+    state_dir: StateDirOption = None,
+) -> None:
+    """Tell the whole story of a rule, of a state, verdict, link or action, or of one domain."""
+    configure_logging(context.obj, os.environ)
+    asked = Asked(
+        uri=connect,
+        sysroot=sysroot,
+        policy_files=tuple(policy or ()),
+        waiver_files=tuple(waivers or ()),
+        config=config,
+        state_dir=state_dir,
+    )
+    request = request_for(asked, os.environ)
+
+    from exitguard.policy.load import load_rulebook  # noqa: PLC0415 - `--help` does without
+
+    rules = load_rulebook(request.policy_files).policy.rules
+    look = look_for(output, os.environ)
+    text = _explain_word(topic, rules, look)
+    if text is None:
+        report = _stored(state_dir_for(asked, os.environ)) if stored else _fresh(request)
+        text = _explain_domain(topic, rules, report, look)
+    write_result(text, output)
+
+
+def _explain_word(topic: str, rules: "tuple[Rule, ...]", look: "Look") -> str | None:
+    from exitguard.report import explanation, words  # noqa: PLC0415 - `--help` does without
+
+    rule = next((rule for rule in rules if rule.id == topic.strip().upper()), None)
+    if rule is not None:
+        return explanation.explain_rule(rule, look)
+    members = words.members_named(topic)
+    return explanation.explain_words(members, look) if members else None
+
+
+def _explain_domain(topic: str, rules: "tuple[Rule, ...]", report: "AuditReport", look: "Look") -> str:
+    from exitguard.report import explanation, words  # noqa: PLC0415 - `--help` does without
+
+    domains = [domain for domain in report.domains if topic in {domain.name, domain.uuid} or topic.lower() == domain.uuid]
+    if domains:
+        return "\n".join(explanation.explain_domain(report, domain, look) for domain in domains)
+    known = [*(rule.id for rule in rules), *words.all_names(), *(domain.name for domain in report.domains)]
+    near = difflib.get_close_matches(topic[:100], known, n=_MOST_NEAR) or difflib.get_close_matches(
+        topic[:100].upper(), [rule.id for rule in rules], n=_MOST_NEAR, cutoff=0.4
+    )
+    seen = f"none of the {len(report.domains)} domains that were seen" if report.domains else "and no domain was seen"
+    hint = f"near it are: {', '.join(near)}" if near else f"expected a rule such as {rules[0].id}, a state such as effective, or a domain"
+    raise typer.BadParameter(f"{topic!r} is no rule of the policy, no word of the reports, {seen}; {hint}", param_hint="RULE|STATE|DOMAIN")
+
+
+def _fresh(request: "AuditRequest") -> "AuditReport":
+    """A fresh audit. It begins no store; where there is one, the audit is remembered as any, under the id that waivers may name."""
+    from exitguard.cycle import run_audit  # noqa: PLC0415 - `--help` does without
+    from exitguard.store.state_dir import HOST_ID_NAME  # noqa: PLC0415
+
+    if request.state_dir is not None and not (request.state_dir / HOST_ID_NAME).exists():
+        request = replace(request, state_dir=None)
+    outcome = run_audit(request)
+    note(outcome.notices)
+    return outcome.report
+
+
+def _stored(directory: Path) -> "AuditReport":
+    from exitguard.store.host import HostStore  # noqa: PLC0415 - imports SQLAlchemy
+
+    now = datetime.now(UTC)
+    with HostStore.open(directory, now=now, read_only=True) as store:
+        report, stale = aged(last_report(store, None), now)
+    if stale:
+        note([f"exitguard: stale: the last stored audit is of {report.observed_at:%Y-%m-%d %H:%M} UTC; run `exitguard audit`."])
+    return report

@@ -1,0 +1,57 @@
+"""From options and settings to one request: an option beats the environment, which beats the file, which beats the default."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from exitguard.cycle import AuditRequest
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of one command line that say what to audit, by what, and where to remember it."""
+
+    uri: str | None = None
+    sysroot: Path | None = None
+    policy_files: tuple[Path, ...] = ()
+    waiver_files: tuple[Path, ...] = ()
+    config: Path | None = None
+    state_dir: Path | None = None
+    no_store: bool = False
+    call_timeout_seconds: float | None = None
+
+
+def request_for(asked: Asked, environ: Mapping[str, str]) -> "AuditRequest":
+    """The request. Raises typer.BadParameter for options that exclude each other, config.ConfigError for bad settings."""
+    if asked.uri is not None and asked.sysroot is not None:
+        raise typer.BadParameter("reads files only, libvirt's included: give either --sysroot or --connect", param_hint="--sysroot")
+    if asked.no_store and asked.state_dir is not None:
+        raise typer.BadParameter("give either --no-store or --state-dir", param_hint="--no-store")
+
+    from exitguard.config import load_settings  # noqa: PLC0415 - heavy, and only for verbs that observe
+    from exitguard.cycle import AuditRequest  # noqa: PLC0415
+
+    settings = load_settings(asked.config, environ).settings
+    uri = None if asked.sysroot is not None else asked.uri or settings.connect
+    request = AuditRequest(
+        uri=uri,
+        sysroot=asked.sysroot,
+        policy_files=asked.policy_files or settings.policy_files,
+        waiver_files=asked.waiver_files or settings.waiver_files,
+        call_timeout_seconds=asked.call_timeout_seconds or settings.call_timeout_seconds,
+    )
+    # A store remembers one host. What was named on this command line alone may be another: it needs a store named there too.
+    configured = request.target == AuditRequest(uri=settings.connect).target
+    remembered = settings.state_dir if configured and not asked.no_store else None
+    return replace(request, state_dir=asked.state_dir or remembered)
+
+
+def state_dir_for(asked: Asked, environ: Mapping[str, str]) -> Path:
+    """Where earlier audits are remembered. Raises config.ConfigError for bad settings."""
+    from exitguard.config import load_settings  # noqa: PLC0415 - as above
+
+    return asked.state_dir or load_settings(asked.config, environ).settings.state_dir

@@ -1,0 +1,152 @@
+"""An audit report for a person at a terminal: the answer first, then the host, its domains, what is wrong, what to do next."""
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from exitguard.model.documents import AuditReport
+from exitguard.model.finding import EXIT_COMPLIANT, EXIT_ERROR, EXIT_NOT_COMPLIANT, EXIT_UNKNOWN, Verdict
+from exitguard.model.pmu import NextAction
+from exitguard.report.page import BAD, DOUBT, FAINT, GOOD, STRONG, WORST, Look, counted, hanging, heading, indented, listed, render
+from exitguard.report.table_domains import domains_section
+from exitguard.report.table_findings import findings_section
+from exitguard.report.table_host import host_section, unseen_section
+from exitguard.report.words import meaning
+
+#: In the order in which a link takes effect only after the ones before it are worth the work.
+_ACTION_ORDER = (
+    NextAction.BOOT_INSTALLED_KERNEL,
+    NextAction.INSTALL_GUARDED_KERNEL,
+    NextAction.UPGRADE_QEMU,
+    NextAction.SET_PMU_OFF,
+    NextAction.SET_PMU_OFF_IN_NOVA,
+    NextAction.RESTART_GUEST,
+    NextAction.ASK_OWNER,
+    NextAction.OBSERVE,
+)
+
+
+def audit_table(report: AuditReport, look: Look, *, stale: bool = False) -> str:
+    """The report as a page. A `stale` one is too old to speak for the host now, and says so."""
+    return render(look, _parts(report, look, stale=stale))
+
+
+def _parts(report: AuditReport, look: Look, *, stale: bool) -> Iterator[RenderableType]:
+    yield _headline(report, look, stale=stale)
+    if stale:
+        yield look.own(f"This report is of {moment(report.observed_at)}: it does not speak for the host now. Run `exitguard audit`.", DOUBT)
+    yield _circumstances(report, look)
+    yield from host_section(report.host, look)
+    yield from domains_section(report.domains, report.host.libvirt.listing, look)
+    yield from findings_section(report.findings, look)
+    yield from unseen_section(report, look)
+    yield from _next_section(report, look)
+
+
+def moment(instant: datetime) -> str:
+    """A time for people, in UTC, to the minute."""
+    return f"{instant:%Y-%m-%d %H:%M} UTC"
+
+
+def host_name(report: AuditReport) -> str:
+    """The host's name where it was seen, else its id."""
+    return report.host.hostname.value or report.host.id
+
+
+def _headline(report: AuditReport, look: Look, *, stale: bool) -> Text:
+    tally = Counter(finding.verdict for finding in report.findings)
+    host = look.foreign(host_name(report), STRONG, limit_characters=64)
+    word, style, sentence = _answer(report, tally, stale=stale)
+    return Text.assemble(look.own(word, f"bold {style}"), "  ", host, look.own(f": {sentence}"))
+
+
+def _answer(report: AuditReport, tally: Counter[Verdict], *, stale: bool) -> tuple[str, str, str]:
+    """The word, its colour, and what follows the host's name."""
+    match report.summary.exit_code:
+        case code if code == EXIT_ERROR:
+            return "ERROR", "magenta", f"{counted(tally[Verdict.ERROR], 'check')} broke, so the answer is not complete."
+        case code if code == EXIT_NOT_COMPLIANT:
+            also = f", {tally[Verdict.UNKNOWN]:,} undecided" if tally[Verdict.UNKNOWN] else ""
+            return "NOT COMPLIANT", BAD, f"{counted(tally[Verdict.FAIL], 'check fails', 'checks fail')}{also}."
+        case code if code == EXIT_UNKNOWN and tally[Verdict.UNKNOWN]:
+            return "UNKNOWN", DOUBT, f"{counted(tally[Verdict.UNKNOWN], 'check')} could not be decided."
+        case code if code == EXIT_COMPLIANT and not report.findings:
+            return "NOTHING JUDGED", DOUBT, "no rule of the policy applied."
+        case _ if stale:
+            return "STALE", DOUBT, "it met its policy when it was last looked at."
+        case _:
+            waived = f", but for {tally[Verdict.WAIVED]:,} waived" if tally[Verdict.WAIVED] else ""
+            return "COMPLIANT", GOOD, f"{counted(tally[Verdict.PASS], 'check passes', 'checks pass')}{waived}."
+
+
+def _circumstances(report: AuditReport, look: Look) -> Text:
+    names = {
+        EXIT_COMPLIANT: "compliant",
+        EXIT_ERROR: "error",
+        EXIT_NOT_COMPLIANT: "not compliant",
+        EXIT_UNKNOWN: "unknown or stale",
+    }
+    code = report.summary.exit_code
+    policy = look.foreign(report.policy, FAINT, limit_characters=80)
+    dot = look.own(" · ", FAINT)
+    return dot.join(
+        [
+            look.own(f"exit {code}: {names.get(code, 'see the manual')}", FAINT),
+            Text.assemble(look.own("policy ", FAINT), policy),
+            look.own(f"observed {moment(report.observed_at)}", FAINT),
+        ]
+    )
+
+
+def _next_section(report: AuditReport, look: Look) -> Iterator[RenderableType]:
+    yield heading(look, "What to do next")
+    steps = [*_broken_checks(report, look), *_remedies(report, look), *_domain_steps(report, look)]
+    for number, step in enumerate(steps, start=1):
+        yield hanging(look, f"{number}.", step)
+    if not steps:
+        doubt = report.summary.exit_code != EXIT_COMPLIANT
+        yield indented(look.own("Run `exitguard doctor`: it says what was not seen, and what would show it." if doubt else "Nothing."))
+    if any(finding.verdict in {Verdict.FAIL, Verdict.UNKNOWN, Verdict.WAIVED} for finding in report.findings):
+        yield indented(look.own("`exitguard explain RULE` or `explain DOMAIN` tells the whole story with its evidence.", FAINT))
+
+
+def _broken_checks(report: AuditReport, look: Look) -> Iterator[Text]:
+    rules = sorted({finding.rule for finding in report.findings if finding.verdict is Verdict.ERROR})
+    if rules:
+        yield Text.assemble(
+            look.own("A check broke; that is a defect, report it with its reason above: ", WORST), look.foreign(listed(rules))
+        )
+
+
+def _domain_steps(report: AuditReport, look: Look) -> Iterator[Text]:
+    for action in _ACTION_ORDER:
+        names = [domain.name for domain in report.domains if domain.chain.next_action is action]
+        if names:
+            yield Text.assemble(
+                look.own(meaning(action)),
+                look.own(f" {counted(len(names), 'domain')}: ", FAINT),
+                *_names(look, names),
+            )
+
+
+def _names(look: Look, names: list[str], most: int = 3) -> Iterator[Text]:
+    for place, name in enumerate(names[:most]):
+        yield look.own(", " if place else "", FAINT)
+        yield look.foreign(name, FAINT, limit_characters=40)
+    if len(names) > most:
+        yield look.own(f" and {len(names) - most:,} more", FAINT)
+
+
+def _remedies(report: AuditReport, look: Look) -> Iterator[Text]:
+    """The remedies that the policy names for what fails; a host without domains needs its kernel too."""
+    rules: dict[str, set[str]] = {}
+    for finding in report.findings:
+        if finding.verdict is Verdict.FAIL and finding.remedy is not None:
+            rules.setdefault(finding.remedy, set()).add(finding.rule)
+    for remedy, names in sorted(rules.items()):
+        yield Text.assemble(
+            look.own("Remedy "), look.foreign(remedy, STRONG), look.own(" would mend ", FAINT), look.foreign(listed(sorted(names)), FAINT)
+        )

@@ -1,0 +1,264 @@
+"""What every state, verdict, link and action means, in plain words: a label for tables, and a sentence or two for `explain`.
+
+One dictionary an enumeration, since members of different enumerations may share a name: there are six kinds of `unknown`.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from exitguard.model.domain import OwnerKind
+from exitguard.model.finding import Verdict
+from exitguard.model.host import MitigationClass, TargetKind
+from exitguard.model.kernel import Body, EvidenceMethod, KernelState
+from exitguard.model.pmu import ChainState, LinkName, NextAction, PmuSetting
+
+
+@dataclass(frozen=True)
+class Words:
+    """`label` fits a table's column, `meaning` stands alone as an explanation."""
+
+    label: str
+    meaning: str
+
+
+_CHAIN_STATES: dict[StrEnum, Words] = {
+    ChainState.NOT_APPLICABLE: Words(
+        "not applicable",
+        "The question does not arise for this domain: it is emulated (TCG), a TDX guest, not x86, or no guest of KVM at all.",
+    ),
+    ChainState.OPT_OUT_VIOLATED: Words(
+        "opt-out violated",
+        "The guest's owner asked for a PMU, by an element, a flavor or an image, and does not get one: kvm->arch.enable_pmu is "
+        "cleared for this guest. Performance counters in the guest silently do not work.",
+    ),
+    ChainState.MOOT: Words(
+        "nothing to save",
+        "The running kernel does no dead PMU work on a VM exit, whatever the guest's PMU setting is. There is nothing to save and "
+        "nothing to do.",
+    ),
+    ChainState.NOT_RUNNING: Words(
+        "not running",
+        "The domain is off and has no managed save, so nothing runs that could be in force. Its definition is still judged: it "
+        "decides the next start.",
+    ),
+    ChainState.OPTED_OUT: Words(
+        "opted out",
+        "The guest's owner asked for a PMU, and has it. This is a wish to be honoured, never to be remedied.",
+    ),
+    ChainState.PENDING_RESTART: Words(
+        "pending restart",
+        "The definition says off, this run still has the PMU on. The PMU is guest ABI: it changes only at a cold start, when the "
+        "owner does one. A reboot inside the guest or a live migration does not change it.",
+    ),
+    ChainState.ON: Words(
+        "PMU on",
+        "The guest has a PMU because nobody said otherwise: it is on in the definition and in this run, by default and not by "
+        "anybody's wish. Every VM exit that skips an instruction pays for it.",
+    ),
+    ChainState.NOT_PROPAGATED: Words(
+        "not propagated",
+        "The run was started with the PMU off, but QEMU did not tell KVM: kvm->arch.enable_pmu is still set, so the guard never "
+        "fires. QEMU up to 10.2 hides only the CPUID leaf; from 11.0 on, or with a backport, it clears the flag.",
+    ),
+    ChainState.UNGUARDED: Words(
+        "kernel unguarded",
+        "The guest's PMU is off in full, but the running kernel has no guard and still does the PMU work on every skipped instruction.",
+    ),
+    ChainState.REVERTS: Words(
+        "reverts",
+        "The PMU is off in this run and comes back at the next start, because the definition, or the owner that writes it, says so.",
+    ),
+    ChainState.UNKNOWN: Words(
+        "unknown",
+        "No link of the chain is known to be broken, and at least one could not be seen. Not a pass: the reason names what was not seen.",
+    ),
+    ChainState.EFFECTIVE: Words(
+        "effective",
+        "Every link holds: defined off, running off, known to KVM, guarded by the kernel, and kept by the owner. The saving is real.",
+    ),
+}
+
+_KERNEL_STATES: dict[StrEnum, Words] = {
+    KernelState.GUARDED: Words(
+        "guarded",
+        "The kernel asks kvm->arch.enable_pmu before it tells the virtual PMU of a skipped instruction: a PMU-off guest pays nothing.",
+    ),
+    KernelState.EQUIVALENT: Words(
+        "equivalent",
+        "The kernel makes the call, and the callee returns at once when no counter counts instructions (Linux 6.18 and later).",
+    ),
+    KernelState.NOT_AFFECTED: Words(
+        "not affected", "The kernel has no such call: it is older than 5.17 (commit 9cd803d496e7), or its vendor never took that change."
+    ),
+    KernelState.AFFECTED: Words(
+        "affected", "On every skipped instruction the kernel tells the virtual PMU that one retired, even where no guest counter listens."
+    ),
+    KernelState.UNKNOWN: Words(
+        "unknown",
+        "The evidence that could be seen does not settle what this kernel does. Vendors backport: the version alone never decides.",
+    ),
+}
+
+_BODIES: dict[StrEnum, Words] = {
+    Body.A: Words(
+        "body A",
+        "The callee walks every counter of the vCPU (Linux 5.17 to 6.8). Here a PMU switched off pays only together with the guard.",
+    ),
+    Body.B: Words(
+        "body B",
+        "The callee builds bitmaps on the stack first (Linux 6.9 to 6.17). Here PMU off pays by itself, and the guard adds to it.",
+    ),
+}
+
+_VERDICTS: dict[StrEnum, Words] = {
+    Verdict.PASS: Words("pass", "What the rule demands was observed to be so."),
+    Verdict.FAIL: Words("fail", "What the rule demands was observed not to be so."),
+    Verdict.WAIVED: Words(
+        "waived", "The rule fails, and a waiver that has not expired answers for it: who approved it, why, and until when."
+    ),
+    Verdict.NOT_APPLICABLE: Words("not applicable", "The rule has nothing to say about this subject."),
+    Verdict.UNKNOWN: Words(
+        "unknown", "What would decide the rule could not be seen. Neither a pass nor a fail; `exitguard doctor` says what would show it."
+    ),
+    Verdict.ERROR: Words("error", "The check itself broke: a defect of exitguard or of its policy, not a statement about the host."),
+}
+
+_LINKS: dict[StrEnum, Words] = {
+    LinkName.DEFINED: Words("defined", "The definition says that the next start has the PMU off."),
+    LinkName.RUNNING: Words("running", "This run was started with the PMU off; a managed save counts as the run that it holds."),
+    LinkName.PROPAGATED: Words(
+        "propagated",
+        "KVM knows: kvm->arch.enable_pmu is cleared for this guest, by QEMU 11.0 or a backport, or for all by kvm.enable_pmu=N.",
+    ),
+    LinkName.KERNEL: Words("kernel", "The running kernel has the guard."),
+    LinkName.KEPT: Words("kept", "Whoever owns the definition (Nova, or the user of virsh) will not undo it at the next start."),
+}
+
+_NEXT_ACTIONS: dict[StrEnum, Words] = {
+    NextAction.NONE: Words("-", "Nothing to do."),
+    NextAction.OBSERVE: Words("look closer", "Something could not be seen: `exitguard doctor` says what, why, and what would show it."),
+    NextAction.ASK_OWNER: Words(
+        "ask the owner", "Ask whoever owns the definition: another manager writes it, or its owner asked for the PMU."
+    ),
+    NextAction.SET_PMU_OFF: Words(
+        "define PMU off", "Set <pmu state='off'/> in the persistent definition; it takes effect at the guest's next cold start."
+    ),
+    NextAction.SET_PMU_OFF_IN_NOVA: Words(
+        "PMU off in Nova",
+        "Set hw:pmu=false on the flavor or hw_pmu=false on the instance's image property; a virsh edit would be lost, Nova owns the XML.",
+    ),
+    NextAction.RESTART_GUEST: Words(
+        "cold start", "Cold-start the guest when its owner next does: stop and start, not a reboot inside the guest."
+    ),
+    NextAction.UPGRADE_QEMU: Words(
+        "upgrade QEMU",
+        "Install a QEMU that clears kvm->arch.enable_pmu (11.0, or a backport); a guest uses it from its next "
+        "cold start. Check machine types and migration first.",
+    ),
+    NextAction.INSTALL_GUARDED_KERNEL: Words(
+        "install kernel", "Install a kernel that has the guard, or is equivalent (6.18 and later), and boot it in a maintenance window."
+    ),
+    NextAction.BOOT_INSTALLED_KERNEL: Words(
+        "reboot host", "A kernel with the guard is installed but not running: boot it in a maintenance window."
+    ),
+}
+
+_PMU_SETTINGS: dict[StrEnum, Words] = {
+    PmuSetting.OFF: Words("off", "The definition says <pmu state='off'/>."),
+    PmuSetting.ON: Words("on", "The definition says <pmu state='on'/>, or <pmu/>: somebody asked for it."),
+    PmuSetting.DEFAULT_OFF: Words(
+        "off (default)", "The definition is silent, and QEMU's default for its CPU mode (host-model, custom, none) is off."
+    ),
+    PmuSetting.DEFAULT_ON: Words(
+        "on (default)", "The definition is silent, and QEMU's default for its CPU mode (host-passthrough, maximum) is on."
+    ),
+    PmuSetting.UNKNOWN: Words("unknown", "The definition could not be read, or does not say enough to resolve the default."),
+    PmuSetting.NONE: Words("-", "There is no such definition, or no such run."),
+}
+
+_OWNERS: dict[StrEnum, Words] = {
+    OwnerKind.NOVA: Words("Nova", "OpenStack Nova writes the definition anew at every hard reboot and start."),
+    OwnerKind.LIBVIRT: Words("libvirt", "Nobody else claims the definition: whoever uses virsh or virt-manager owns it."),
+    OwnerKind.OTHER: Words("other", "Another manager writes the definition."),
+    OwnerKind.UNKNOWN: Words("unknown", "Who writes the definition could not be found out; it is not touched."),
+}
+
+_MITIGATION_CLASSES: dict[StrEnum, Words] = {
+    MitigationClass.HEAVY_RETURN_TAX: Words(
+        "heavy return tax", "Each return pays Safe RET or an untrained return thunk (AMD Zen 1 to 4): the call is dear here."
+    ),
+    MitigationClass.INTEL_RETURN_TAX: Words("Intel return tax", "Each return pays call-depth stuffing or an aligned return thunk (Intel)."),
+    MitigationClass.INDIRECT_CALL_TAX: Words("indirect call tax", "Each indirect call pays a retpoline."),
+    MitigationClass.LOW: Words("low", "None of the dear mitigations: Enhanced or Automatic IBRS, or none at all."),
+}
+
+_TARGETS: dict[StrEnum, Words] = {
+    TargetKind.LOCAL: Words("this machine", "This machine, and its libvirt daemon."),
+    TargetKind.EMBEDDED: Words("test driver", "The embedded test driver of libvirt: made-up domains, and this machine's kernel."),
+    TargetKind.REMOTE: Words("remote libvirt", "A libvirt daemon elsewhere: its kernel, KVM and processes cannot be seen from here."),
+    TargetKind.SYSROOT: Words("file tree", "A host's files below a directory; nothing of this machine is read."),
+}
+
+_METHODS: dict[StrEnum, Words] = {
+    EvidenceMethod.MACHINE_CODE: Words("machine code", "The instructions of the function itself, from the module's file."),
+    EvidenceMethod.BUILD_ID: Words("build-id", "A build that was decided once, by its file, and is recognised by its build-id."),
+    EvidenceMethod.CHANGELOG: Words("changelog", "The package's changelog names the patch."),
+    EvidenceMethod.SYMBOLS: Words("symbols", "Which functions the running kernel has."),
+    EvidenceMethod.VERSION: Words("version", "The version of the kernel: the weakest evidence, since vendors backport."),
+}
+
+WORDS: dict[type[StrEnum], dict[StrEnum, Words]] = {
+    ChainState: _CHAIN_STATES,
+    KernelState: _KERNEL_STATES,
+    Body: _BODIES,
+    Verdict: _VERDICTS,
+    LinkName: _LINKS,
+    NextAction: _NEXT_ACTIONS,
+    PmuSetting: _PMU_SETTINGS,
+    OwnerKind: _OWNERS,
+    MitigationClass: _MITIGATION_CLASSES,
+    TargetKind: _TARGETS,
+    EvidenceMethod: _METHODS,
+}
+
+#: What kind of thing a word is, for `explain`.
+KINDS: dict[type[StrEnum], str] = {
+    ChainState: "state of a domain's chain",
+    KernelState: "state of a kernel",
+    Body: "body of an affected kernel's callee",
+    Verdict: "verdict of a rule",
+    LinkName: "link of a domain's chain",
+    NextAction: "next action",
+    PmuSetting: "PMU setting",
+    OwnerKind: "owner of a definition",
+    MitigationClass: "class of CPU mitigations",
+    TargetKind: "target of an observation",
+    EvidenceMethod: "method of telling a kernel's state",
+}
+
+
+def label(member: StrEnum) -> str:
+    """A few words for a table's column."""
+    return WORDS[type(member)][member].label
+
+
+def meaning(member: StrEnum) -> str:
+    """One to three sentences that stand alone."""
+    return WORDS[type(member)][member].meaning
+
+
+def members_named(topic: str) -> tuple[StrEnum, ...]:
+    """Every member that is written `topic`, as in the JSON or as its label; `-` and `_` are alike, case does not matter."""
+    wanted = _normal(topic)
+    return tuple(
+        member for entries in WORDS.values() for member, words in entries.items() if wanted in {_normal(member.value), _normal(words.label)}
+    )
+
+
+def all_names() -> tuple[str, ...]:
+    """Every name that `members_named` knows from the JSON, sorted, each once."""
+    return tuple(sorted({member.value for entries in WORDS.values() for member in entries}))
+
+
+def _normal(text: str) -> str:
+    return text.strip().lower().replace("-", "_").replace(" ", "_")

@@ -1,0 +1,122 @@
+"""The tables of the host's own database. Times are integer microseconds since 1970; `seq` orders, the clock never does."""
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text, text
+
+#: PRAGMA user_version of a database that this program reads and writes, and Alembic's name for the same.
+SCHEMA_VERSION = 1
+HEAD_REVISION = "0001"
+
+metadata = MetaData()
+
+#: One row: which database this is. A database that was deleted and begun anew has another epoch.
+spool = Table(
+    "spool",
+    metadata,
+    Column("id", Integer, CheckConstraint("id = 1", name="spool_is_one_row"), primary_key=True),
+    Column("epoch", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+#: The machine-ids that have been seen under a host id; two of them mean a cloned disk.
+machine = Table(
+    "machine",
+    metadata,
+    Column("host_id", Text, primary_key=True),
+    Column("machine_id", Text, primary_key=True),
+    Column("first_seen_at", BigInteger, nullable=False),
+)
+
+#: Facts by their hash; the body is the canonical JSON that was hashed. A host's body names the hashes of its domains.
+facts_document = Table(
+    "facts_document",
+    metadata,
+    Column("hash", Text, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+)
+
+#: One row an audit: the heartbeat.
+observation = Table(
+    "observation",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("observed_at", BigInteger, nullable=False),
+    Column("facts_hash", Text, ForeignKey("facts_document.hash"), nullable=False),
+    Column("tool_version", Text, nullable=False),
+    sqlite_autoincrement=True,  # a sequence number is never used twice
+)
+Index("observation_by_time", observation.c.observed_at)
+
+#: The parts of the reports. Each holds from `since_seq` until before `until_seq`, or until now; only a changed part is a new row.
+section = Table(
+    "section",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    #: head, order, domain or finding.
+    Column("kind", Text, nullable=False),
+    #: Of a finding; empty for the others.
+    Column("rule", Text, nullable=False),
+    Column("subject_kind", Text, nullable=False),
+    #: A domain's uuid too.
+    Column("subject_id", Text, nullable=False),
+    #: 0, and more where a report says something of the same subject twice.
+    Column("ordinal", Integer, nullable=False),
+    #: What the order section calls this part; a changed part keeps it.
+    Column("line", Integer, nullable=False),
+    Column("since_seq", Integer, ForeignKey("observation.seq"), nullable=False),
+    Column("until_seq", Integer, ForeignKey("observation.seq")),
+    Column("subject_name", Text, nullable=False),
+    #: Of a finding, and since when it has been this one.
+    Column("verdict", Text),
+    Column("verdict_since", BigInteger),
+    #: SHA-256 of the body.
+    Column("digest", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+Index(
+    "section_now",
+    section.c.kind,
+    section.c.rule,
+    section.c.subject_kind,
+    section.c.subject_id,
+    section.c.ordinal,
+    unique=True,
+    sqlite_where=text("until_seq IS NULL"),
+)
+Index("section_by_end", section.c.until_seq)
+
+#: Verdicts that changed; `before` or `now` is null where there was, or is, no such finding.
+transition = Table(
+    "transition",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("seq", Integer, ForeignKey("observation.seq"), nullable=False),
+    Column("rule", Text, nullable=False),
+    Column("subject_kind", Text, nullable=False),
+    Column("subject_id", Text, nullable=False),
+    Column("subject_name", Text, nullable=False),
+    Column("before", Text),
+    Column("now", Text),
+    Column("reason", Text, nullable=False),
+)
+Index("transition_by_seq", transition.c.seq)
+
+#: What moves, one document an observation: JSON, compressed by zlib.
+samples = Table(
+    "samples",
+    metadata,
+    Column("seq", Integer, ForeignKey("observation.seq"), primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+)
+
+#: Observations that could not be stored, once the note of them has been read in.
+gap = Table(
+    "gap",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("first_at", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+    Column("dropped", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    #: The observation that could be stored again.
+    Column("seq", Integer, ForeignKey("observation.seq"), nullable=False),
+)

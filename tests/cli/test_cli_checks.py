@@ -1,0 +1,105 @@
+"""`policy`, `waiver` and `config`: good in one line, bad with every problem at once."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+GOOD_WAIVER = """\
+kind: waivers
+schema_version: 1
+waivers:
+  - id: legacy-db
+    rules: [DOM-PMU-PERSISTENT]
+    scope: {domains: [db-1]}
+    justification: profiled until the migration is over
+    approver: Ada
+    created: "2026-01-01T00:00:00Z"
+    expires: "2036-01-01T00:00:00Z"
+"""
+
+
+def test_shipped_policy_is_good(exitguard: Run) -> None:
+    result = exitguard("policy", "check")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("good: policy pmu-off ")
+    assert result.stdout.count("\n") == 1
+
+
+def test_bad_policy_tells_all_problems_at_once(exitguard: Run, tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text("kind: policy\nschema_version: 2\nid: Mine\nversion: '1'\ntitle: t\nrules: []\n")
+    result = exitguard("policy", "check", file)
+    assert (result.returncode, result.stdout) == (1, "")
+    for place in (f"{file}:2: schema_version: ", f"{file}:3: id: ", f"{file}:6: rules: "):
+        assert place in result.stderr
+
+
+def test_policy_that_is_not_there_is_named(exitguard: Run, tmp_path: Path) -> None:
+    result = exitguard("policy", "check", tmp_path / "absent.yaml")
+    assert result.returncode == 1
+    assert f"{tmp_path}/absent.yaml: expected a file, found none" in result.stderr
+
+
+def test_policy_is_shown_rule_by_rule(exitguard: Run) -> None:
+    table = exitguard("policy", "show")
+    assert table.returncode == 0
+    assert "DOM-PMU-LIVE  " in table.stdout
+    document = yaml.safe_load(exitguard("policy", "show", "--format", "json").stdout)
+    assert [rule["id"] for rule in document["rules"]] == [line.split()[0] for line in table.stdout.split("\n\n")[1:]]
+
+
+def test_good_waivers_are_listed(exitguard: Run, tmp_path: Path) -> None:
+    (tmp_path / "waivers.yaml").write_text(GOOD_WAIVER)
+    result = exitguard("waiver", "check", tmp_path / "waivers.yaml")
+    assert (result.returncode, result.stdout) == (0, "good: 1 waiver, legacy-db\n")
+
+
+def test_file_without_waivers_is_good(exitguard: Run, tmp_path: Path) -> None:
+    (tmp_path / "waivers.yaml").write_text("kind: waivers\nschema_version: 1\nwaivers: []\n")
+    result = exitguard("waiver", "check", tmp_path / "waivers.yaml")
+    assert (result.returncode, result.stdout) == (0, "good: 0 waivers\n")
+
+
+def test_bad_waivers_of_every_file_are_told(exitguard: Run, tmp_path: Path) -> None:
+    bad_date, bad_scope = tmp_path / "date.yaml", tmp_path / "scope.yaml"
+    bad_date.write_text(GOOD_WAIVER.replace("2036-01-01T00:00:00Z", "2036-01-01"))
+    bad_scope.write_text(GOOD_WAIVER.replace("{domains: [db-1]}", "{}"))
+    result = exitguard("waiver", "check", bad_date, bad_scope)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert f"{bad_date}:10: " in result.stderr
+    assert f"{bad_scope}:6: " in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("FILE",)])
+def test_good_settings(exitguard: Run, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    result = exitguard("config", "check", *(tmp_path / "config.yaml" for _ in arguments))
+    assert (result.returncode, result.stdout) == (0, f"good: {tmp_path}/config.yaml\n")
+
+
+def test_bad_settings_are_told_all_at_once(exitguard: Run, tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text("call_timeout_seconds: 0\nstate_dirr: /x\n")
+    result = exitguard("config", "check", file)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert f"{file}:1: call_timeout_seconds: " in result.stderr
+    assert f"{file}:2: state_dirr: this key is unknown: did you mean 'state_dir'?" in result.stderr
+
+
+def test_shown_settings_are_settings_and_name_their_origin(exitguard: Run, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("call_timeout_seconds: 7\n")
+    shown = exitguard("config", "show", "--config", file)
+    assert shown.returncode == 0
+    assert f"call_timeout_seconds: 7.0  # {file}:1" in shown.stdout
+    assert f'state_dir: "{tmp_path}/state"  # environment EXITGUARD_STATE_DIR' in shown.stdout
+    assert 'log_level: "info"  # default' in shown.stdout
+    again = tmp_path / "again.yaml"
+    again.write_text(shown.stdout)
+    assert exitguard("config", "check", again).returncode == 0
+    reread = exitguard("config", "show", "--config", again).stdout
+    assert yaml.safe_load(reread) == yaml.safe_load(shown.stdout)

@@ -1,0 +1,57 @@
+"""What `explain` tells of a rule, of a word and of a domain."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from exitguard.model.finding import Subject, SubjectKind, Verdict
+from exitguard.model.kernel import KernelState
+from exitguard.model.pmu import ChainState, LinkName, NextAction
+from exitguard.policy.load import load_rulebook
+from exitguard.policy.schema import Rule
+from exitguard.report.explanation import explain_domain, explain_rule, explain_words
+from exitguard.report.page import Look
+from exitguard.report.words import meaning, members_named
+
+RULES = load_rulebook().policy.rules
+
+
+def flat(page: str) -> str:
+    return " ".join(page.split())
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+def test_every_shipped_rule_is_explained_whole(rule: Rule) -> None:
+    page = flat(explain_rule(rule, Look()))
+    assert page.startswith(rule.id)
+    assert flat(rule.rationale) in page
+    assert f"severity {rule.severity}" in page
+    for reference in rule.references:
+        assert flat(reference) in page or reference.split("https://")[-1].split()[0] in "".join(page.split())
+    assert (f"The remedy is {rule.remedy}." if rule.remedy else "No remedy is named") in page
+
+
+def test_a_word_with_several_meanings_gets_them_all() -> None:
+    page = flat(explain_words(members_named("not_applicable"), Look()))
+    assert meaning(ChainState.NOT_APPLICABLE) in page
+    assert meaning(Verdict.NOT_APPLICABLE) in page
+
+
+def test_a_word_says_how_tables_show_it() -> None:
+    assert 'moot state of a domain\'s chain, shown as "nothing to save"' in flat(explain_words((ChainState.MOOT,), Look()))
+    assert "shown as" not in explain_words((KernelState.GUARDED,), Look())
+
+
+def test_a_domain_is_explained_with_links_verdicts_and_evidence(build: SimpleNamespace) -> None:
+    domain = build.domain("web-1", ChainState.UNGUARDED, NextAction.INSTALL_GUARDED_KERNEL, reason="the kernel has no guard")
+    own = build.finding(Verdict.FAIL, "DOM-PMU-EFFECTIVE", subject=Subject(kind=SubjectKind.DOMAIN, id=domain.uuid, name="web-1"))
+    other = build.finding(Verdict.FAIL, "R-OTHER", subject=Subject(kind=SubjectKind.DOMAIN, id="another", name="another"))
+    page = flat(explain_domain(build.report((domain,), (own, other)), domain, Look()))
+    assert "kernel unguarded" in page
+    assert meaning(ChainState.UNGUARDED) in page
+    assert meaning(NextAction.INSTALL_GUARDED_KERNEL) in page
+    assert "no kernel: kernel: the kernel has no guard" in page
+    assert all(f"{link}: " in page for link in LinkName)
+    assert "fail DOM-PMU-EFFECTIVE" in page
+    assert "R-OTHER" not in page
+    assert "virDomainGetXMLDesc(INACTIVE): cpu mode host-passthrough" in page
