@@ -9,6 +9,7 @@ tar --exclude=./.venv --exclude=./.git --exclude=./.local -cf - . | tar -xf - -C
 cd "$copy"
 export PATH=$bin:$PATH PYTHONPATH=$copy/agent
 cosmic-ray init tests/mutation.toml session.sqlite
+cr-filter-operators session.sqlite tests/mutation.toml
 cosmic-ray exec tests/mutation.toml session.sqlite
 cr-report session.sqlite --show-pending | grep -A 30 'outcome: TestOutcome.SURVIVED' || true
 cr-rate session.sqlite --fail-over 10
