@@ -41,7 +41,7 @@ def affected_kernel(
     release: str | None = RELEASE,
     symbols: tuple[str, ...] | None = ALL_OF_AFFECTED,
     changelog: tuple[str, ...] | None = (),
-    installed: tuple[InstalledKernel, ...] | None = (InstalledKernel(release=RELEASE),),
+    installed: tuple[InstalledKernel, ...] | None = (InstalledKernel(release=RELEASE, guard_entries=()),),
     boots_next: str | None = RELEASE,
     live_patches: tuple[LivePatch, ...] = (),
     build_id: str | None = BUILD_ID,

@@ -36,7 +36,7 @@ def reasons(**changes: object) -> dict[LinkName, str]:
     ("changes", "reason"),
     [
         ({}, "every link holds: exits of this guest do no PMU work"),
-        ({"kernel": KernelState.EQUIVALENT}, "the running kernel does no PMU work on an exit: there is nothing to save"),
+        ({"kernel": KernelState.EQUIVALENT}, "nothing to save: the running kernel is equivalent"),
         (STOPPED, "shut off, no managed save; its definition is judged for the next start"),
         (ON, "defined with PMU off, but this run still has it on: off from the next cold start"),
         (
@@ -46,6 +46,10 @@ def reasons(**changes: object) -> dict[LinkName, str]:
         (
             {"qemu_clears": NO},
             "PMU off, but this QEMU does not clear kvm->arch.enable_pmu, so the kernel works for the PMU all the same",
+        ),
+        (
+            {"qemu_clears": NO, "kvm_cannot_clear": True},
+            "PMU off, but this KVM cannot clear kvm->arch.enable_pmu for one guest, so the kernel works for the PMU all the same",
         ),
         ({"persistent": PmuSetting.DEFAULT_ON}, "off now, but the next start has it on by definition"),
         ({"keeps": NO}, "off now, but the owner will undo it"),
@@ -86,6 +90,10 @@ def test_links_that_do_not_hold_say_what_was_seen() -> None:
         LinkName.KERNEL: "the running kernel is affected",
         LinkName.KEPT: "nova owns the definition and keeps it: no",
     }
+
+
+def test_a_kvm_without_the_capability_is_named_instead_of_qemu() -> None:
+    assert reasons(qemu_clears=NO, kvm_cannot_clear=True)[LinkName.PROPAGATED] == "this KVM has no KVM_PMU_CAP_DISABLE"
 
 
 def test_the_host_parameter_is_the_reason_of_every_link_that_it_makes_hold() -> None:

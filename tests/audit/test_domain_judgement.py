@@ -21,9 +21,10 @@ from exitguard.audit.pmu import clears_enable_pmu, setting_of_definition, settin
 from exitguard.facts.qemu_command_line import read_cpu_argument
 from exitguard.model.documents import AuditReport, DomainReport
 from exitguard.model.domain import DomainDefinition, DomainFacts, OwnerKind
-from exitguard.model.host import KvmFacts, QemuBinary
+from exitguard.model.finding import Verdict
+from exitguard.model.host import KvmDevice, KvmFacts, QemuBinary
 from exitguard.model.pmu import ChainState, LinkName, NextAction, PmuElement, PmuSetting, Tri
-from exitguard.model.record import unseen
+from exitguard.model.record import seen, unseen
 from exitguard.policy.load import load_rulebook
 from exitguard.policy.schema import Rulebook, Scope
 
@@ -148,10 +149,47 @@ def test_without_the_process_the_live_xml_speaks_and_what_qemu_does_is_unknown()
 
 
 def test_a_run_is_judged_by_the_file_it_runs_not_by_the_one_on_disk() -> None:
-    report = judged(domain(defined=OFF, run=OFF, runs=process("host,pmu=off", QEMU_7)), binary=QEMU_11)
+    replaced = QEMU_7.model_copy(update={"deleted": True})
+    report = judged(domain(defined=OFF, run=OFF, runs=process("host,pmu=off", replaced)), binary=QEMU_11)
     assert (report.chain.state, report.chain.next_action) == (ChainState.NOT_PROPAGATED, NextAction.RESTART_GUEST)
     report = judged(domain(defined=OFF, run=OFF, runs=process("host,pmu=off", QEMU_7)), binary=QEMU_7)
     assert (report.chain.state, report.chain.next_action) == (ChainState.NOT_PROPAGATED, NextAction.UPGRADE_QEMU)
+
+
+def test_where_guests_run_another_file_of_the_same_name_the_one_on_disk_is_not_libvirts() -> None:
+    """libvirtd in a container: /usr/bin/qemu-system-x86_64 is another file there."""
+    running = domain(number=1, defined=OFF, run=OFF, runs=process("host,pmu=off", QEMU_7))
+    saved = domain(number=2, defined=OFF, run=OFF, saved=True)
+    report = judge(facts(running, saved, kernel=GUARDED, binaries=(QEMU_11,)), RULEBOOK)
+    assert [each.chain.state for each in report.domains] == [ChainState.NOT_PROPAGATED, ChainState.UNKNOWN]
+    assert report.domains[0].chain.next_action is NextAction.UPGRADE_QEMU
+    (capability,) = [each for each in report.findings if each.rule == "HOST-QEMU-PMU-CAP"]
+    assert capability.verdict is Verdict.UNKNOWN
+
+
+def test_a_save_is_restored_by_the_qemu_that_it_names_itself() -> None:
+    newer = qemu("11.1.3", "", capability=True, path="/opt/qemu-11")
+    guest = domain(defined=definition(pmu=PmuElement.OFF, emulator="/opt/qemu-11"), run=OFF, saved=True)
+    report = judge(facts(guest, kernel=GUARDED, binaries=(newer, QEMU_7)), RULEBOOK).domains[0]
+    assert report.chain.state is ChainState.NOT_PROPAGATED
+
+
+def test_no_qemu_can_clear_it_where_kvm_has_no_such_capability() -> None:
+    device = seen("/dev/kvm", KvmDevice(api_version=12, pmu_capability=0))
+    kvm = kvm_module().model_copy(update={"device": device})
+    report = report_of(domain(defined=OFF, run=OFF, runs=process("host,pmu=off", QEMU_11)), kvm=kvm)
+    assert report.domains[0].chain.state is ChainState.NOT_PROPAGATED
+    assert report.domains[0].chain.next_action is NextAction.INSTALL_GUARDED_KERNEL
+    (capability,) = [each for each in report.findings if each.rule == "HOST-QEMU-PMU-CAP"]
+    assert capability.verdict is Verdict.FAIL
+    cleared = kvm_module(enable_pmu=False).model_copy(update={"device": device})
+    assert judged(domain(defined=OFF, run=OFF, runs=process("host", QEMU_7)), kvm=cleared).chain.state is ChainState.EFFECTIVE
+
+
+def test_an_xml_without_type_or_architecture_proves_nothing() -> None:
+    for nameless in (definition(pmu=PmuElement.OFF, arch=""), definition(pmu=PmuElement.OFF, kind="")):
+        assert judged(domain(defined=nameless)).chain.state is ChainState.NOT_RUNNING
+        assert judged(domain(defined=nameless, run=nameless)).chain.state is ChainState.UNKNOWN
 
 
 def test_a_managed_save_counts_as_the_run_it_holds() -> None:

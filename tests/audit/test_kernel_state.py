@@ -6,6 +6,7 @@ from audit_builders import BUILD_ID, GUARD_ENTRY, RELEASE, affected_kernel, kvm_
 from exitguard.audit.kernel import judge_kernel
 from exitguard.model.host import InstalledKernel, KernelFacts, LivePatch
 from exitguard.model.kernel import Body, EvidenceMethod, KernelState, KernelVerdict
+from exitguard.model.record import unseen
 from exitguard.policy.load import load_rulebook
 from exitguard.policy.schema import BuildVerdict, Kernels, Provenance
 
@@ -98,28 +99,53 @@ def test_a_live_patch_that_is_off_or_of_another_function_changes_nothing() -> No
 
 
 def test_an_installed_guarded_kernel_is_a_pending_reboot() -> None:
-    installed = (InstalledKernel(release=RELEASE), InstalledKernel(release="6.1.0-57-amd64", guard_entries=(GUARD_ENTRY,)))
+    installed = (
+        InstalledKernel(release=RELEASE, guard_entries=()),
+        InstalledKernel(release="6.1.0-57-amd64", guard_entries=(GUARD_ENTRY,)),
+    )
     judged = verdict(affected_kernel(installed=installed))
     assert (judged.pending_reboot, judged.pending_release) == (True, "6.1.0-57-amd64")
 
 
 def test_an_installed_equivalent_kernel_is_a_pending_reboot_and_the_one_that_boots_next_is_named() -> None:
-    installed = (InstalledKernel(release="6.18.15"), InstalledKernel(release="6.19.3"), InstalledKernel(release=RELEASE))
+    installed = (
+        InstalledKernel(release="6.18.15", guard_entries=()),
+        InstalledKernel(release="6.19.3", guard_entries=()),
+        InstalledKernel(release=RELEASE, guard_entries=()),
+    )
     assert verdict(affected_kernel(installed=installed, boots_next="6.18.15")).pending_release == "6.18.15"
     assert verdict(affected_kernel(installed=installed)).pending_release == "6.19.3"
 
 
 def test_an_installed_kernel_that_would_not_help_is_no_reason_to_reboot() -> None:
-    installed = (InstalledKernel(release=RELEASE), InstalledKernel(release="6.1.0-57-amd64"), InstalledKernel(release="5.10.0-30-amd64"))
+    installed = (
+        InstalledKernel(release=RELEASE, guard_entries=()),
+        InstalledKernel(release="6.1.0-57-amd64", guard_entries=()),
+        InstalledKernel(release="5.10.0-30-amd64", guard_entries=()),
+    )
     assert not verdict(affected_kernel(installed=installed)).pending_reboot
 
 
 def test_a_good_kernel_never_waits_for_a_reboot() -> None:
-    installed = (InstalledKernel(release="6.18.15"), InstalledKernel(release=RELEASE, guard_entries=(GUARD_ENTRY,)))
+    installed = (InstalledKernel(release="6.18.15", guard_entries=()), InstalledKernel(release=RELEASE, guard_entries=(GUARD_ENTRY,)))
     judged = verdict(affected_kernel(changelog=(GUARD_ENTRY,), installed=installed))
     assert (judged.pending_reboot, judged.pending_release) == (False, None)
 
 
-def test_the_running_kernel_is_never_its_own_cure() -> None:
+def test_a_newer_build_of_the_running_release_is_a_pending_reboot() -> None:
+    """Debian keeps a release name over several package versions: what is on the disk need not be what was booted."""
     installed = (InstalledKernel(release=RELEASE, guard_entries=(GUARD_ENTRY,)),)
-    assert not verdict(affected_kernel(changelog=None, installed=installed)).pending_reboot
+    assert verdict(affected_kernel(installed=installed)).pending_release == RELEASE
+
+
+def test_an_unknown_running_kernel_may_be_the_installed_one_that_looks_better() -> None:
+    installed = (InstalledKernel(release="6.18.15", guard_entries=()),)
+    assert not verdict(affected_kernel(release=None, symbols=None, changelog=None, installed=installed)).pending_reboot
+
+
+def test_whether_a_live_patch_is_there_must_be_seen() -> None:
+    symbols = ("kvm_pmu_instruction_retired", "kvm_skip_emulated_instruction")
+    kernel = affected_kernel(symbols=symbols).model_copy(update={"live_patches": unseen("/sys/kernel/livepatch", "permission denied")})
+    judged = verdict(kernel)
+    assert judged.state is KernelState.UNKNOWN
+    assert "permission denied" in judged.reason

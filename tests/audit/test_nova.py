@@ -129,7 +129,7 @@ def test_what_nova_wrote_itself_when_it_started_the_instance_it_will_write_again
 def test_an_element_of_unknown_origin_is_unknown_and_the_api_is_named() -> None:
     report = chain_of(instance(PmuElement.OFF, properties=nova(flavor=None, image=None, version="26.2.2"), generated=False))
     assert (kept(report), report.chain.state) == (Tri.UNKNOWN, ChainState.UNKNOWN)
-    assert "Nova API" in report.chain.reason
+    assert "Nova API" in next(link.reason for link in report.chain.links if link.name is LinkName.KEPT)
 
 
 def test_an_element_that_neither_flavor_image_nor_default_explains_reverts() -> None:
@@ -152,3 +152,31 @@ def test_an_instance_with_the_pmu_on_by_default_is_changed_through_nova_only() -
     passthrough = definition("host-passthrough")
     report = chain_of(domain(defined=passthrough, run=passthrough, runs=process("host", QEMU_11), nova=nova(), generated=True))
     assert (report.chain.state, report.chain.next_action) == (ChainState.ON, NextAction.SET_PMU_OFF_IN_NOVA)
+
+
+OLD = nova(None, None, "26.2.2")
+
+
+def test_an_old_instance_that_runs_with_the_element_on_was_asked_for_whatever_its_definition_says_now() -> None:
+    """Nova wrote it, so flavor or image asked; somebody has changed the definition behind Nova's back."""
+    report = chain_of(domain(defined=OFF, run=ON, runs=process("EPYC,pmu=on", QEMU_11), nova=OLD, generated=True))
+    assert (report.chain.state, report.chain.next_action) == (ChainState.OPTED_OUT, NextAction.NONE)
+
+
+@pytest.mark.parametrize(
+    "guest",
+    [
+        domain(defined=OFF, run=OFF, runs=process("EPYC,pmu=off", QEMU_11), nova=OLD, generated=False),
+        domain(defined=OFF, run=SILENT, runs=process("EPYC", QEMU_11), nova=OLD, generated=True),
+    ],
+)
+def test_an_old_instance_whose_definition_may_be_somebody_elses_may_have_been_asked_for(guest: DomainFacts) -> None:
+    report = chain_of(guest)
+    assert (report.chain.state, report.chain.next_action) == (ChainState.UNKNOWN, NextAction.OBSERVE)
+
+
+def test_a_stopped_instance_is_not_said_to_have_what_its_definition_switches_off() -> None:
+    """The shape of the trap: the flavor asks, and the definition says off."""
+    report = judge(facts(domain(defined=OFF, nova=nova(flavor="true")), kernel=GUARDED), load_rulebook())
+    (found,) = [each for each in report.findings if each.rule == "DOM-OPT-OUT-HONOURED"]
+    assert found.verdict is Verdict.UNKNOWN

@@ -25,9 +25,9 @@ from exitguard.audit.judge import judge
 from exitguard.model.documents import AuditReport, FactsDocument
 from exitguard.model.domain import DomainFacts
 from exitguard.model.finding import Finding, Verdict
-from exitguard.model.host import InstalledKernel
+from exitguard.model.host import InstalledKernel, UnmanagedGuest
 from exitguard.model.pmu import PmuElement
-from exitguard.model.record import unseen
+from exitguard.model.record import seen, unseen
 from exitguard.policy.load import load_rulebook
 from exitguard.policy.problem import Problem
 from exitguard.policy.schema import Check, Waiver, WaiverScope
@@ -36,6 +36,7 @@ RULEBOOK = load_rulebook()
 GUARDED = affected_kernel(changelog=(GUARD_ENTRY,))
 UNKNOWN_KERNEL = affected_kernel(changelog=None)
 EQUIVALENT = affected_kernel(release="6.18.15", symbols=("kvm_pmu_instruction_retired", "kvm_skip_emulated_instruction"))
+UNREAD = InstalledKernel(release="6.1.0-57-amd64", guard_entries=None)
 OFF, ON_BY_DEFAULT, ASKED = definition(pmu=PmuElement.OFF), definition(), definition(pmu=PmuElement.ON)
 
 
@@ -73,9 +74,19 @@ def finding_of(rule: str, document: FactsDocument, **more: object) -> Finding:
         ("HOST-KERNEL-REBOOT", facts(kernel=affected_kernel(changelog=(GUARD_ENTRY,), installed=None)), Verdict.PASS),
         (
             "HOST-KERNEL-REBOOT",
-            facts(kernel=affected_kernel(installed=(InstalledKernel(release=RELEASE), InstalledKernel(release="6.18.15")))),
+            facts(
+                kernel=affected_kernel(
+                    installed=(InstalledKernel(release=RELEASE, guard_entries=()), InstalledKernel(release="6.18.15", guard_entries=()))
+                )
+            ),
             Verdict.FAIL,
         ),
+        (
+            "HOST-KERNEL-REBOOT",
+            facts(kernel=affected_kernel(installed=(InstalledKernel(release=RELEASE, guard_entries=()), UNREAD))),
+            Verdict.UNKNOWN,
+        ),
+        ("HOST-KERNEL-REBOOT", facts(kernel=affected_kernel(release=None)), Verdict.UNKNOWN),
         ("HOST-QEMU-PMU-CAP", facts(binaries=(QEMU_11,)), Verdict.PASS),
         ("HOST-QEMU-PMU-CAP", facts(binaries=(QEMU_11, QEMU_7)), Verdict.FAIL),
         ("HOST-QEMU-PMU-CAP", facts(binaries=(QEMU_11, qemu("9.1.0", "qemu-kvm-9.1.0-15.el9"))), Verdict.UNKNOWN),
@@ -136,6 +147,39 @@ def test_a_missing_source_is_named_with_its_reason_and_what_would_show_it() -> N
     found = finding_of("HOST-SOURCES", document)
     assert "libvirt (permission denied)" in found.reason
     assert "group libvirt" in found.evidence[0].value
+
+
+def test_guests_outside_libvirt_are_a_doubt_where_they_could_pay() -> None:
+    guests = seen("/sys/kernel/debug/kvm", (UnmanagedGuest(command="firecracker", executable=None),))
+
+    def with_guests(document: FactsDocument) -> FactsDocument:
+        return document.model_copy(update={"host": document.host.model_copy(update={"unmanaged": guests})})
+
+    found = finding_of("HOST-SOURCES", with_guests(facts(kernel=GUARDED)))
+    assert found.verdict is Verdict.UNKNOWN
+    assert "1 guests outside libvirt: firecracker" in found.reason
+    assert finding_of("HOST-SOURCES", with_guests(facts(kernel=EQUIVALENT))).verdict is Verdict.PASS
+    assert finding_of("HOST-SOURCES", with_guests(facts(kvm=kvm_module(enable_pmu=False)))).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        (facts(asked()), "and the guest has it"),
+        (facts(domain(defined=ASKED)), "and the next start has it"),
+        (facts(asked(), kvm=kvm_module(enable_pmu=False)), "kvm.enable_pmu=N takes it away"),
+        (facts(domain(defined=ASKED, run=OFF, runs=process("host,pmu=off", QEMU_11))), "this run was started without it"),
+        (facts(domain(defined=ASKED, run=OFF, runs=process("host,pmu=off", QEMU_7))), "this run was started without it"),
+        (facts(domain(defined=None, run=ASKED, runs=process("host,pmu=off", QEMU_11))), "yet this run has it off"),
+        (facts(on()), "nobody asked for the PMU"),
+        (facts(domain(defined=definition(kind="xen"))), "nobody asked"),
+        (facts(domain(defined=definition(pmu=PmuElement.ON, kind="xen"))), "not a guest that this is about"),
+        (facts(unread()), "whether somebody asked for the PMU cannot be told"),
+        (facts(domain(defined=ASKED), kvm=kvm_module(enable_pmu=None)), "whether the guest has it cannot be told"),
+    ],
+)
+def test_the_reason_of_an_opt_out_says_who_does_what(document: FactsDocument, words: str) -> None:
+    assert words in finding_of("DOM-OPT-OUT-HONOURED", document).reason
 
 
 def test_the_remedy_is_named_only_where_something_fails() -> None:

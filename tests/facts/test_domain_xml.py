@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exitguard.facts import domain_xml
 from exitguard.facts.domain_xml import LIMIT_CHARACTERS, DomainXmlError, ParsedDomain, parse
 from exitguard.model.domain import Owner, OwnerKind
 from exitguard.model.pmu import PmuElement
@@ -390,6 +391,46 @@ def test_attribute_as_long_as_the_limit_allows_is_read_and_a_longer_one_refused(
     assert len(parsed.definition.launch_security or "") == room
     with pytest.raises(DomainXmlError, match="characters of XML"):
         parse(domain(f"<launchSecurity type='{'x' * (room + 1)}'/>"))
+
+
+# What is remembered
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> dict[bytes, ParsedDomain]:
+    remembered: dict[bytes, ParsedDomain] = {}
+    monkeypatch.setattr(domain_xml, "_remembered", remembered)
+    return remembered
+
+
+def test_text_that_was_read_before_is_not_parsed_again(memory: dict[bytes, ParsedDomain], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = parse(RECORDED[0])
+    assert list(memory.values()) == [first]
+    monkeypatch.delattr(ET, "fromstring")
+    assert parse(RECORDED[0]) is first
+
+
+def test_text_that_differs_in_one_letter_is_another(memory: dict[bytes, ParsedDomain]) -> None:
+    settings = [parse(domain(f"<features><pmu state='{state}'/></features>")).definition.pmu for state in ("on", "off", "on")]
+    assert settings == [PmuElement.ON, PmuElement.OFF, PmuElement.ON]
+    assert len(memory) == 2
+
+
+def test_memory_holds_neither_too_many_nor_too_long_texts_nor_refused_ones(
+    memory: dict[bytes, ParsedDomain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domain_xml, "_MAX_REMEMBERED", 3)
+    for number in range(10):
+        parse(domain(name=f"guest-{number}"))
+        assert len(memory) <= 3
+    memory.clear()
+    parse(domain("<!--" + "x" * 70_000 + "-->"))
+    with pytest.raises(DomainXmlError):
+        parse("<domain>")
+    assert memory == {}
+
+
+# Any text at all
 
 
 @given(st.text())

@@ -155,6 +155,50 @@ def test_facts_do_not_depend_on_which_name_of_a_file_was_read_first(tmp_path: Pa
     assert [forwards.read_file(path) for path in paths] == [backwards.read_file(path) for path in reversed(paths)][::-1]
 
 
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> dict[object, object]:
+    """What is remembered from one reader to the next, empty at first; files count as settled at once."""
+    remembered: dict[object, object] = {}
+    monkeypatch.setattr(qemu, "_remembered", remembered)
+    monkeypatch.setattr(qemu, "_SETTLED_NANOSECONDS", -(10**12))
+    return remembered
+
+
+def test_settled_file_is_not_read_again_by_the_next_reader(
+    tmp_path: Path, memory: dict[object, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = program(tmp_path / "qemu", (0, VERSION + CAPABILITY_STRING))
+    assert len(memory) == 1
+    monkeypatch.delattr(os, "pread")
+    assert QemuReader(HostTree()).read_file(str(tmp_path / "qemu")) == read
+
+
+def test_replaced_file_is_read_again_even_with_the_times_of_the_old_one(tmp_path: Path, memory: dict[object, object]) -> None:
+    path = tmp_path / "qemu"
+    program(path, (0, VERSION))
+    times = path.stat()
+    with path.open("r+b") as file:
+        file.write(VERSION.replace(b"7.2.22", b"7.2.99"))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert QemuReader(HostTree()).read_file(str(path)).version.get().version == "7.2.99"
+    assert len(memory) == 2
+
+
+def test_file_that_was_just_changed_is_not_remembered(
+    tmp_path: Path, memory: dict[object, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qemu, "_SETTLED_NANOSECONDS", 10**18)
+    program(tmp_path / "qemu", (0, VERSION))
+    assert memory == {}
+
+
+def test_memory_is_bounded(tmp_path: Path, memory: dict[object, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qemu, "_MAX_REMEMBERED", 3)
+    for number in range(10):
+        program(tmp_path / f"qemu-{number}", (0, VERSION), size_bytes=200)
+        assert len(memory) <= 3
+
+
 # What runs
 
 

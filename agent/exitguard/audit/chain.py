@@ -52,6 +52,8 @@ class ChainInput:
     keeps: Tri
     owner: OwnerKind = OwnerKind.LIBVIRT
     locked: bool = False
+    #: True where this KVM has no KVM_CAP_PMU_CAPABILITY, so that no QEMU can clear it.
+    kvm_cannot_clear: bool = False
     #: Whether the QEMU that the next start would run clears it.
     next_qemu_clears: Tri = UNKNOWN
     #: Whether a kernel that would help is installed and only needs booting.
@@ -230,6 +232,8 @@ def _propagate(given: ChainInput, links: Links) -> NextAction:
         return NextAction.OBSERVE  # this run has its PMU on, and what the next start would have is not known
     if links.defined is NO:
         return _set_off(given.owner)
+    if given.kvm_cannot_clear:
+        return _change_kernel(given)
     return NextAction.RESTART_GUEST if given.next_qemu_clears is YES else NextAction.UPGRADE_QEMU
 
 
@@ -248,7 +252,6 @@ def _change_kernel(given: ChainInput) -> NextAction:
 _STATE_REASONS = {
     ChainState.NOT_APPLICABLE: "not a guest that this is about: not x86 under KVM, or under TDX",
     ChainState.OPT_OUT_VIOLATED: "the PMU was asked for explicitly, yet kvm->arch.enable_pmu is cleared",
-    ChainState.MOOT: "the running kernel does no PMU work on an exit: there is nothing to save",
     ChainState.NOT_RUNNING: "shut off, no managed save; its definition is judged for the next start",
     ChainState.OPTED_OUT: "the PMU was asked for explicitly, and the guest has it",
     ChainState.PENDING_RESTART: "defined with PMU off, but this run still has it on: off from the next cold start",
@@ -259,11 +262,15 @@ _STATE_REASONS = {
 
 
 def _state_reason(state: ChainState, given: ChainInput, links: Links) -> str:
+    if state is ChainState.MOOT:
+        return f"nothing to save: the running kernel is {given.kernel.value}"
     if state is ChainState.UNKNOWN:
         return _why_unknown(given, links)
     if state is ChainState.NOT_PROPAGATED:
         if links.running is NO:
             return "this run has its PMU on; what the next start would have cannot be told"
+        if given.kvm_cannot_clear:
+            return "PMU off, but this KVM cannot clear kvm->arch.enable_pmu for one guest, so the kernel works for the PMU all the same"
         return "PMU off, but this QEMU does not clear kvm->arch.enable_pmu, so the kernel works for the PMU all the same"
     if state is ChainState.REVERTS:
         return "off now, " + ("but the next start has it on by definition" if links.defined is NO else "but the owner will undo it")
@@ -303,6 +310,8 @@ def _link_reason(name: LinkName, given: ChainInput, links: Links) -> str:
             return "there is no run"
         case LinkName.PROPAGATED if links.running is NO:
             return "this run has its PMU on"
+        case LinkName.PROPAGATED if given.kvm_cannot_clear:
+            return "this KVM has no KVM_PMU_CAP_DISABLE"
         case LinkName.PROPAGATED:
             return f"this run's QEMU clears kvm->arch.enable_pmu: {given.qemu_clears.value}"
         case LinkName.KERNEL:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from exitguard.audit.chain import ChainInput, Run, judge_chain
 from exitguard.audit.nova import NovaDefault, asked, keeps
@@ -10,6 +11,7 @@ from exitguard.audit.pmu import clears_enable_pmu, setting_of_definition, settin
 from exitguard.model.documents import DomainReport, PmuReport
 from exitguard.model.domain import DomainDefinition, DomainFacts, OwnerKind
 from exitguard.model.evidence import Evidence
+from exitguard.model.finding import Subject, SubjectKind
 from exitguard.model.host import KvmFacts
 from exitguard.model.kernel import KernelVerdict
 from exitguard.model.pmu import LinkName, PmuElement, PmuSetting, Tri
@@ -35,12 +37,13 @@ class HostJudgement:
     @property
     def host_clears(self) -> Tri:
         """Whether kvm.enable_pmu=N clears the PMU of every guest."""
-        return host_clears(self.kvm)
+        return {True: Tri.NO, False: Tri.YES, None: Tri.UNKNOWN}[self.kvm.enable_pmu.value]
 
-
-def host_clears(kvm: KvmFacts) -> Tri:
-    """kvm.enable_pmu as a link sees it."""
-    return {True: Tri.NO, False: Tri.YES, None: Tri.UNKNOWN}[kvm.enable_pmu.value]
+    @property
+    def kvm_cannot_clear(self) -> bool:
+        """Whether /dev/kvm itself says that it has no KVM_PMU_CAP_DISABLE (bit 0); a module with the PMU off says so too."""
+        device = self.kvm.device.value
+        return device is not None and not device.pmu_capability & 1 and self.host_clears is not Tri.YES
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,10 @@ class DomainJudgement:
 
     report: DomainReport
     given: ChainInput
+
+    @cached_property
+    def subject(self) -> Subject:
+        return Subject(kind=SubjectKind.DOMAIN, id=self.report.uuid, name=self.report.name)
 
 
 def judge_domain(domain: DomainFacts, host: HostJudgement) -> DomainJudgement:
@@ -68,6 +75,7 @@ def judge_domain(domain: DomainFacts, host: HostJudgement) -> DomainJudgement:
         live=live,
         host_clears=host.host_clears,
         qemu_clears=qemu_clears,
+        kvm_cannot_clear=host.kvm_cannot_clear,
         kernel=host.kernel.state,
         keeps=kept,
         owner=domain.owner.kind,
@@ -79,7 +87,7 @@ def judge_domain(domain: DomainFacts, host: HostJudgement) -> DomainJudgement:
     report = DomainReport(
         uuid=domain.uuid,
         name=domain.name,
-        active=domain.active,
+        active=domain.active.value,
         owner=domain.owner,
         pmu=PmuReport(persistent=persistent, live=live),
         chain=judge_chain(given),
@@ -114,12 +122,18 @@ def _run(domain: DomainFacts) -> Run:
 
 
 def _applicable(domain: DomainFacts, definition: DomainDefinition | None, scope: Scope) -> Tri:
-    if definition is None:
-        process = domain.process.value if domain.process is not None else None
-        accelerator = process.accelerator.value if process is not None else None
-        return Tri.UNKNOWN if accelerator is None else Tri.YES if accelerator == "kvm" or scope.admit_tcg else Tri.NO
-    if definition.type != "kvm" and not (definition.type == "qemu" and scope.admit_tcg):
+    kind = definition.type if definition is not None else ""
+    process = domain.process.value if domain.process is not None else None
+    if not kind and process is not None and process.accelerator.value is not None:
+        kind = "kvm" if process.accelerator.value == "kvm" else "qemu"
+    if not kind:
+        return Tri.UNKNOWN
+    if kind != "kvm" and not (kind == "qemu" and scope.admit_tcg):
         return Tri.NO
+    if definition is None:
+        return Tri.YES  # a QEMU process with its uuid, under KVM: libvirt runs no other architecture's guests there
+    if not definition.arch:
+        return Tri.UNKNOWN
     return Tri.NO if definition.arch not in _X86 or definition.launch_security == "tdx" else Tri.YES
 
 
@@ -131,12 +145,31 @@ def _asked_on(domain: DomainFacts) -> Tri:
     spoken = domain.definition if domain.definition is not None else domain.run
     if spoken is None or spoken.value is None or spoken.value.overrides:
         return Tri.UNKNOWN
-    # Nova writes an element for whatever flavor or image say, so the XML's silence is theirs (before 32.0.0 too).
-    return Tri.YES if spoken.value.pmu is PmuElement.ON else Tri.NO
+    if spoken.value.pmu is PmuElement.ON:
+        return Tri.YES
+    return _asked_of_nova(domain, spoken.value) if by_nova is Tri.UNKNOWN else Tri.NO
+
+
+def _asked_of_nova(domain: DomainFacts, definition: DomainDefinition) -> Tri:
+    """Where Nova does not store what was asked: Nova writes an element for whatever flavor or image say, so its own XML tells.
+
+    A definition is Nova's own only as far as nobody has changed it since.
+    """
+    run = domain.run.value if domain.run is not None else None
+    if run is not None and run.pmu is PmuElement.ON:
+        return Tri.YES
+    if run is not None and run.pmu is not definition.pmu:
+        return Tri.UNKNOWN
+    if definition.pmu is PmuElement.ABSENT:
+        return Tri.NO
+    generated = domain.started_as_generated
+    return Tri.NO if run is not None and generated is not None and generated.value else Tri.UNKNOWN
 
 
 def _qemu_clears(domain: DomainFacts, host: HostJudgement) -> tuple[Tri, str]:
     """Of a running domain the file that its process runs; of a saved one the file that would restore it."""
+    if host.kvm_cannot_clear:
+        return Tri.NO, f"{host.kvm.device.source}: this KVM has no KVM_PMU_CAP_DISABLE, whatever QEMU does"
     if domain.active.value is not False:
         if domain.process is None:
             return Tri.UNKNOWN, "no QEMU process is known"
@@ -146,7 +179,8 @@ def _qemu_clears(domain: DomainFacts, host: HostJudgement) -> tuple[Tri, str]:
         if executable.value is None:
             return Tri.UNKNOWN, f"{executable.source}: {executable.reason}"
         return clears_enable_pmu(executable.value, host.qemus)
-    return _on_disk(domain.definition.value if domain.definition is not None else None, host)
+    saved = domain.run if domain.run is not None else domain.definition
+    return _on_disk(saved.value if saved is not None else None, host)
 
 
 def _on_disk(definition: DomainDefinition | None, host: HostJudgement) -> tuple[Tri, str]:

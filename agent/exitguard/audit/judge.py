@@ -11,7 +11,7 @@ from exitguard.model.documents import AuditReport, DomainReport, FactsDocument, 
 from exitguard.model.evidence import Evidence
 from exitguard.model.finding import Finding, Subject, SubjectKind, Verdict, exit_code
 from exitguard.model.kernel import KernelVerdict
-from exitguard.model.pmu import ChainState
+from exitguard.model.pmu import ChainState, Tri
 from exitguard.model.time import format_rfc3339
 from exitguard.policy.schema import Check, Rulebook
 from exitguard.policy.waiver import WaiverUse, apply_waivers
@@ -25,7 +25,7 @@ def judge(facts: FactsDocument, rulebook: Rulebook, *, machine_ids_seen: tuple[s
         observed_at=facts.observed_at,
         kernel=kernel,
         kvm=host.kvm,
-        clears_on_disk={binary.path: clears_enable_pmu(binary, rulebook.qemus) for binary in host.qemu.value or ()},
+        clears_on_disk=_clears_on_disk(facts, rulebook),
         qemus=rulebook.qemus,
         scope=rulebook.policy.scope,
         nova_default=judge_nova_default(facts.domains),
@@ -47,6 +47,27 @@ def judge(facts: FactsDocument, rulebook: Rulebook, *, machine_ids_seen: tuple[s
         findings=findings,
         summary=_summary(findings, reports),
     )
+
+
+def _clears_on_disk(facts: FactsDocument, rulebook: Rulebook) -> dict[str, tuple[Tri, str]]:
+    """By path, what each QEMU on disk does; unknown where guests run another file of that name that nobody has replaced.
+
+    Then libvirt lives in another mount namespace (a container), and the file seen here is not the one that it starts.
+    """
+    on_disk = {binary.path: binary for binary in facts.host.qemu.value or ()}
+    clears = {path: clears_enable_pmu(binary, rulebook.qemus) for path, binary in on_disk.items()}
+    for domain in facts.domains:
+        process = domain.process.value if domain.process is not None else None
+        running = process.executable.value if process is not None else None
+        if running is None or running.deleted or running.path not in on_disk:
+            continue
+        seen = on_disk[running.path]
+        if (running.version.value, running.capability_string.value) != (seen.version.value, seen.capability_string.value):
+            clears[running.path] = (
+                Tri.UNKNOWN,
+                f"guests run another file than the {running.path} that is seen here: libvirt lives elsewhere",
+            )
+    return clears
 
 
 def _waiver_findings(rulebook: Rulebook, use: WaiverUse, facts: FactsDocument) -> tuple[Finding, ...]:
@@ -77,10 +98,10 @@ def _host_report(facts: FactsDocument, kernel: KernelVerdict, evidence: tuple[Ev
     return HostReport(
         id=host.identity.id,
         id_provisional=host.identity.provisional,
-        hostname=host.identity.hostname,
+        hostname=host.identity.hostname.value,
         target=host.target,
         kernel=KernelReport(
-            release=host.kernel.release,
+            release=host.kernel.release.value,
             state=kernel.state,
             body=kernel.body,
             reason=kernel.reason,
@@ -94,6 +115,7 @@ def _host_report(facts: FactsDocument, kernel: KernelVerdict, evidence: tuple[Ev
         kvm=host.kvm,
         qemu=host.qemu,
         libvirt=host.libvirt,
+        unmanaged=host.unmanaged,
     )
 
 

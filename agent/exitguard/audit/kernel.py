@@ -86,7 +86,7 @@ def judge_kernel(kernel: KernelFacts, kvm: KvmFacts, kernels: Kernels) -> tuple[
     """The verdict on the running kernel, and every statement that went into it."""
     statements = kernel_statements(kernel, kvm, kernels)
     state, reason, winner = _settle(statements)
-    patched = _replaced_by_live_patch(kernel)
+    patched = None if state is KernelState.UNKNOWN else _replaced_by_live_patch(kernel)
     if patched is not None:
         state, reason, winner = KernelState.UNKNOWN, patched, None
     body = _body(state, winner, statements)
@@ -123,7 +123,9 @@ def _settle(statements: tuple[KernelStatement, ...]) -> tuple[KernelState, str, 
 
 
 def _replaced_by_live_patch(kernel: KernelFacts) -> str | None:
-    for patch in kernel.live_patches.value or ():
+    if kernel.live_patches.value is None:
+        return f"whether a live patch has replaced {ANCHOR} cannot be seen: {kernel.live_patches.reason}"
+    for patch in kernel.live_patches.value:
         if patch.replaces_skip and (patch.enabled or patch.transition):
             return f"live patch {patch.name} replaces {ANCHOR}: the original says nothing about what runs"
     return None
@@ -151,17 +153,17 @@ def _disagreements(state: KernelState, statements: tuple[KernelStatement, ...]) 
 
 
 def _helpful_kernel(kernel: KernelFacts, kernels: Kernels) -> str | None:
-    """An installed kernel, not the running one, that is known to do no PMU work: the one that boots next, if it is one of them."""
+    """An installed kernel that is known to do no PMU work, while the running one is not: the one that boots next, if it is one."""
     helpful = [installed.release for installed in kernel.installed.value or () if _helps(installed, kernel, kernels)]
     boots_next = kernel.boots_next.value
     return boots_next if boots_next in helpful else helpful[-1] if helpful else None
 
 
 def _helps(installed: InstalledKernel, kernel: KernelFacts, kernels: Kernels) -> bool:
-    if installed.release == kernel.release.value:
-        return False
     if installed.guard_entries:
-        return True
+        return True  # of the running release too: a newer build of it under the same name
+    if kernel.release.value is None or installed.release == kernel.release.value:
+        return False
     lineage = find_kernel_lineage(kernels, installed.release)
     # An older kernel without the call is no cure, and an inference is no ground for a reboot.
     return lineage is not None and lineage.state is KernelState.EQUIVALENT and lineage.provenance is not Provenance.INFERENCE

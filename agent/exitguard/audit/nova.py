@@ -76,7 +76,7 @@ def keeps(domain: DomainFacts, persistent: PmuSetting, default: NovaDefault) -> 
     if domain.owner.kind is OwnerKind.LIBVIRT:
         return Tri.YES, "no manager rewrites this definition"
     if domain.owner.kind is not OwnerKind.NOVA or domain.nova is None:
-        return Tri.UNKNOWN, f"{domain.owner.name} may rewrite the definition"
+        return Tri.UNKNOWN, f"its owner may rewrite the definition ({domain.owner.name})"
     match asked(domain.nova):
         case Tri.YES:
             return Tri.NO, "its flavor or image says hw_pmu=true: Nova writes that at the next hard reboot"
@@ -88,6 +88,8 @@ def keeps(domain: DomainFacts, persistent: PmuSetting, default: NovaDefault) -> 
             return Tri.NO, "flavor and image are silent and Nova has no such default: the next hard reboot drops the element"
         case Tri.NO if default.holds is Tri.YES and persistent is PmuSetting.OFF:
             return Tri.YES, "flavor and image are silent, and Nova's default here is PMU off"
+        case Tri.NO:
+            return Tri.UNKNOWN, "flavor and image are silent, and whether Nova defaults to PMU off here is not known"
         case _:
             return Tri.UNKNOWN, "flavor and image properties are not in the XML before Nova 32.0.0: the Nova API would tell"
 

@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from exitguard.audit import verdicts
+from exitguard.audit.chain import Run
 from exitguard.audit.domain import DomainJudgement, HostJudgement
-from exitguard.audit.pmu import clears_enable_pmu
 from exitguard.model.documents import FactsDocument
 from exitguard.model.evidence import Evidence
 from exitguard.model.finding import Finding, Subject, SubjectKind, Verdict
+from exitguard.model.host import KernelFacts
 from exitguard.model.kernel import KernelState, KernelStatement
-from exitguard.model.pmu import LinkName, Tri
+from exitguard.model.pmu import LinkName, PmuSetting, Tri
 from exitguard.model.record import Observed
 from exitguard.policy.schema import Check, Rule, SourceName, SourcesParameters
 
@@ -84,21 +85,37 @@ def _kernel_guard(rule: Rule, judged: Judged) -> Iterator[Finding]:
 def _kernel_reboot(rule: Rule, judged: Judged) -> Iterator[Finding]:
     verdict, kernel = judged.host.kernel, judged.facts.host.kernel
     installed = kernel.installed
+    evidence = judged.evidence(
+        installed.source,
+        f"not seen: {installed.reason}" if installed.value is None else ", ".join(each.release for each in installed.value),
+    )
     if verdict.pending_release is not None:
         boots = kernel.boots_next.value
         next_boot = (
             f"the boot loader would start {boots}" if boots else f"which kernel boots next is not known ({kernel.boots_next.reason})"
         )
-        reason = f"{verdict.pending_release} is installed and would help, but {kernel.release.value} runs; {next_boot}"
-        evidence = judged.evidence(installed.source, ", ".join(each.release for each in installed.value or ()))
-        yield finding(rule, judged.host_subject, Verdict.FAIL, reason, (evidence,))
-    elif verdict.state in (KernelState.AFFECTED, KernelState.UNKNOWN) and installed.value is None:
-        reason = f"which kernels are installed cannot be seen: {installed.reason}"
-        yield finding(
-            rule, judged.host_subject, Verdict.UNKNOWN, reason, (judged.evidence(installed.source, f"not seen: {installed.reason}"),)
-        )
+        same = verdict.pending_release == kernel.release.value
+        what = f"a newer build of {verdict.pending_release} is installed and would help, but the older one runs"
+        if not same:
+            what = f"{verdict.pending_release} is installed and would help, but {kernel.release.value or 'another'} runs"
+        yield finding(rule, judged.host_subject, Verdict.FAIL, f"{what}; {next_boot}", (evidence,))
+    elif verdict.state not in (KernelState.AFFECTED, KernelState.UNKNOWN):
+        reason = f"the running kernel is {verdict.state.value}: no other would help"
+        yield finding(rule, judged.host_subject, Verdict.PASS, reason, (evidence,))
+    elif (obstacle := _unread_kernels(kernel)) is not None:
+        yield finding(rule, judged.host_subject, Verdict.UNKNOWN, obstacle, (evidence,))
     else:
-        yield finding(rule, judged.host_subject, Verdict.PASS, "no installed kernel would help by being booted", ())
+        yield finding(rule, judged.host_subject, Verdict.PASS, "no installed kernel would help by being booted", (evidence,))
+
+
+def _unread_kernels(kernel: KernelFacts) -> str | None:
+    """Why it cannot be told whether an installed kernel would help; None where it can."""
+    if kernel.installed.value is None:
+        return f"which kernels are installed cannot be seen: {kernel.installed.reason}"
+    unread = [each.release for each in kernel.installed.value if each.guard_entries is None]
+    if unread:
+        return f"whether an installed kernel would help cannot be told: no changelog of {', '.join(unread[:5])} could be read"
+    return f"which kernel runs cannot be seen: {kernel.release.reason}" if kernel.release.value is None else None
 
 
 def _qemu_pmu_capability(rule: Rule, judged: Judged) -> Iterator[Finding]:
@@ -119,7 +136,13 @@ def _qemu_pmu_capability(rule: Rule, judged: Judged) -> Iterator[Finding]:
     if not qemu.value:
         yield finding(rule, judged.host_subject, Verdict.NOT_APPLICABLE, "libvirt knows no QEMU for x86 here", ())
         return
-    clears = [(binary, *clears_enable_pmu(binary, host.qemus)) for binary in qemu.value]
+    if host.kvm_cannot_clear:
+        reason = "this KVM has no KVM_PMU_CAP_DISABLE, so that no QEMU can clear kvm->arch.enable_pmu: another kernel is needed"
+        device = judged.facts.host.kvm.device
+        answer = judged.evidence(device.source, f"KVM_CAP_PMU_CAPABILITY is {device.get().pmu_capability}")
+        yield finding(rule, judged.host_subject, Verdict.FAIL, reason, (answer,))
+        return
+    clears = [(binary, *host.clears_on_disk[binary.path]) for binary in qemu.value]
     evidence = tuple(judged.evidence(binary.path, why) for binary, _, why in clears)
     worst = next((tri for tri in (Tri.NO, Tri.UNKNOWN) if any(each is tri for _, each, _ in clears)), Tri.YES)
     reasons = "; ".join(why for _, each, why in clears if each is worst)
@@ -160,6 +183,8 @@ def _missing(source: SourceName, judged: Judged) -> Iterator[Observed[object]]:
             candidates = (host.libvirt.listing,)
         case SourceName.PROCESSES:
             candidates = tuple(_unseen_processes(judged))
+        case SourceName.ALL_GUESTS:
+            candidates = tuple(_guests_outside_libvirt(judged))
     yield from [observed for observed in candidates if observed.reason is not None][:1]
 
 
@@ -172,6 +197,15 @@ def _unseen_processes(judged: Judged) -> Iterator[Observed[object]]:
             yield process
         else:
             yield process.value.executable
+
+
+def _guests_outside_libvirt(judged: Judged) -> Iterator[Observed[object]]:
+    """Guests that libvirt does not know, where they could pay: nothing is known of their PMU."""
+    unmanaged = judged.facts.host.unmanaged
+    harmless = judged.host.kernel.state in (KernelState.EQUIVALENT, KernelState.NOT_AFFECTED) or judged.host.host_clears is Tri.YES
+    if unmanaged.value and not harmless:
+        names = ", ".join(sorted({guest.command for guest in unmanaged.value})[:5])
+        yield Observed(source=unmanaged.source, reason=f"{len(unmanaged.value)} guests outside libvirt: {names}")
 
 
 def _host_identity(rule: Rule, judged: Judged) -> Iterator[Finding]:
@@ -216,29 +250,41 @@ def _domain_check(name: LinkName | None, judge: Callable[[DomainJudgement], Verd
         for domain in judged.domains:
             report = domain.report
             verdict = judge(domain)
-            subject = Subject(kind=SubjectKind.DOMAIN, id=report.uuid, name=report.name)
             link = next((link for link in report.chain.links if link.name is name), None)
             by_state = link is None or verdict is Verdict.NOT_APPLICABLE
             reason = f"{report.chain.state.value}: {report.chain.reason}" if by_state or link is None else link.reason
-            yield finding(rule, subject, verdict, reason, report.evidence)
+            yield finding(rule, domain.subject, verdict, reason, report.evidence)
 
     return check
 
 
 def _opt_out_honoured(rule: Rule, judged: Judged) -> Iterator[Finding]:
     for domain in judged.domains:
-        report = domain.report
-        verdict = verdicts.opt_out_honoured(report.chain, domain.given)
-        subject = Subject(kind=SubjectKind.DOMAIN, id=report.uuid, name=report.name)
-        yield finding(rule, subject, verdict, _OPT_OUT_REASONS[verdict], report.evidence)
+        verdict = verdicts.opt_out_honoured(domain.report.chain, domain.given)
+        yield finding(rule, domain.subject, verdict, _opt_out_reason(verdict, domain), domain.report.evidence)
 
 
-_OPT_OUT_REASONS = {
-    Verdict.PASS: "the PMU was asked for, and it is there",
-    Verdict.FAIL: "the PMU was asked for, and the host or QEMU takes it away",
-    Verdict.NOT_APPLICABLE: "nobody asked for the PMU",
-    Verdict.UNKNOWN: "whether the PMU was asked for, or whether the guest has it, cannot be told",
-}
+def _opt_out_reason(verdict: Verdict, domain: DomainJudgement) -> str:
+    given, stopped = domain.given, domain.given.run is Run.NONE
+    started_without = given.persistent is PmuSetting.ON and given.live in (PmuSetting.OFF, PmuSetting.DEFAULT_OFF)
+    match verdict:
+        case Verdict.PASS:
+            return "the PMU was asked for, and the next start has it" if stopped else "the PMU was asked for, and the guest has it"
+        case Verdict.FAIL if given.host_clears is Tri.YES:
+            return "the PMU was asked for, and kvm.enable_pmu=N takes it away"
+        case Verdict.FAIL | Verdict.UNKNOWN if started_without:
+            return "the PMU was asked for, but this run was started without it: the next start has it"
+        case Verdict.FAIL:
+            return "the PMU was asked for, yet this run has it off, in KVM too"
+        case Verdict.NOT_APPLICABLE if given.asked_on is Tri.NO:
+            return "nobody asked for the PMU"
+        case Verdict.NOT_APPLICABLE:
+            return domain.report.chain.reason
+        case _ if given.asked_on is Tri.UNKNOWN:
+            return "whether somebody asked for the PMU cannot be told"
+        case _:
+            return "the PMU was asked for; whether the guest has it cannot be told"
+
 
 _Check = Callable[[Rule, Judged], Iterator[Finding]]
 

@@ -57,7 +57,9 @@ def opt_out_honoured(chain: Chain, given: ChainInput) -> Verdict:
     if given.asked_on is Tri.UNKNOWN:
         return Verdict.UNKNOWN
     if given.run is Run.NONE:
-        return {Tri.YES: Verdict.FAIL, Tri.NO: Verdict.PASS, Tri.UNKNOWN: Verdict.UNKNOWN}[given.host_clears]
+        if given.host_clears is Tri.YES:
+            return Verdict.FAIL
+        return Verdict.PASS if _link(chain, LinkName.DEFINED) is Tri.NO else Verdict.UNKNOWN
     if chain.state is ChainState.OPT_OUT_VIOLATED:
         return Verdict.FAIL
     return Verdict.PASS if _link(chain, LinkName.RUNNING) is Tri.NO else Verdict.UNKNOWN

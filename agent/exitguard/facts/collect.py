@@ -20,17 +20,19 @@ from exitguard.facts.tree import HostTree
 from exitguard.model.documents import FactsDocument, Observation
 from exitguard.model.domain import DomainFacts
 from exitguard.model.host import (
+    Cpu,
     HostFacts,
     HostIdentity,
     KernelFacts,
     KvmFacts,
+    Mitigations,
     QemuBinary,
     Target,
     TargetKind,
     UnmanagedGuest,
 )
 from exitguard.model.record import Observed, seen, unseen
-from exitguard.model.samples import DomainSample, Samples
+from exitguard.model.samples import Samples
 
 #: Where distributions install QEMU for x86: what the next domain that is defined would name.
 _USUAL_EMULATORS = ("/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm", "/usr/bin/qemu-kvm")
@@ -68,6 +70,9 @@ def collect(
     kernel = _remote_kernel() if remote else read_kernel(tree, changelog_markers=changelog_markers)
     reader = QemuReader(tree)
     processes = None if remote else read_processes(tree)
+    cpu: Observed[Cpu] = _remote("/proc/cpuinfo") if remote else read_cpu(tree)
+    mitigations: Observed[Mitigations] = _remote("/sys/devices/system/cpu/vulnerabilities") if remote else read_mitigations(tree)
+    kvm = _remote_kvm() if remote else read_kvm(tree)
     context = HostContext(
         host_id=identity.id,
         boot_id=kernel.boot_id,
@@ -84,12 +89,12 @@ def collect(
         target=target,
         identity=identity,
         kernel=kernel,
-        cpu=_remote("/proc/cpuinfo") if remote else read_cpu(tree),
-        mitigations=_remote("/sys/devices/system/cpu/vulnerabilities") if remote else read_mitigations(tree),
-        kvm=_remote_kvm() if remote else read_kvm(tree),
+        cpu=cpu,
+        mitigations=mitigations,
+        kvm=kvm,
         qemu=_remote("QEMU programs") if remote else _read_binaries(reader, domains),
         libvirt=reading.facts,
-        unmanaged=_read_unmanaged(tree, processes, samples, reading.facts.listing),
+        unmanaged=_read_unmanaged(target, tree, processes, domains, reading.facts.listing),
     )
     return Observation(
         facts=FactsDocument(observed_at=observed_at, host=host, domains=domains),
@@ -120,13 +125,17 @@ def _read_binaries(reader: QemuReader, domains: Iterable[DomainFacts]) -> Observ
 
 
 def _read_unmanaged(
-    tree: HostTree, processes: ProcessTable | None, samples: tuple[DomainSample, ...], listing: Observed[bool]
+    target: Target, tree: HostTree, processes: ProcessTable | None, domains: tuple[DomainFacts, ...], listing: Observed[bool]
 ) -> Observed[tuple[UnmanagedGuest, ...]]:
     if processes is None:
         return _remote("/proc/*/fd")
+    if target.kind is TargetKind.EMBEDDED:
+        return unseen("/proc/*/fd", "libvirt's test driver knows nothing of this machine's guests")
     if listing.reason is not None:
         return unseen(listing.source, f"libvirt's own guests are not known: {listing.reason}", unlock=listing.unlock)
-    return read_unmanaged(tree, (sample.pid for sample in samples))
+    # Whatever names a domain of libvirt's is not outside libvirt, even where it cannot be told which of several it is.
+    managed = (process.pid for domain in domains for process in processes.by_uuid.get(domain.uuid, ()))
+    return read_unmanaged(tree, managed)
 
 
 def _remote(source: str) -> Observed[T]:

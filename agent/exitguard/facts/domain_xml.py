@@ -7,6 +7,7 @@ Format: https://libvirt.org/formatdomain.html; Nova's metadata: nova/virt/libvir
 
 import re
 from dataclasses import dataclass
+from hashlib import blake2b
 from uuid import UUID
 from xml.etree import ElementTree as ET
 
@@ -17,6 +18,9 @@ from exitguard.model.pmu import PmuElement
 LIMIT_CHARACTERS = 4 << 20
 _MAX_NAME = 4096
 _MAX_OVERRIDES = 8
+#: Two texts each of 4,096 domains; and only such texts as libvirt writes, not what a stranger's file may hold.
+_MAX_REMEMBERED = 8192
+_REMEMBERED_CHARACTERS = 1 << 16
 
 _QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 _NOVA = ("{http://openstack.org/xmlns/libvirt/nova/1.1}", "{http://openstack.org/xmlns/libvirt/nova/1.0}")
@@ -56,8 +60,27 @@ class ParsedDomain:
     process_uid: int | None
 
 
+#: What texts say that were read before, by their digest: some 4 KB a record.
+_remembered: dict[bytes, ParsedDomain] = {}
+
+
 def parse(text: str) -> ParsedDomain:
-    """One <domain>, alone or in the <domstatus> that libvirt keeps of a running one. Raises DomainXmlError."""
+    """One <domain>, alone or in the <domstatus> that libvirt keeps of a running one. Raises DomainXmlError.
+
+    A text that was read before is not read again: from one cycle of the daemon to the next, few domains change.
+    """
+    digest = blake2b(text.encode("utf-8", "surrogatepass")).digest()
+    parsed = _remembered.get(digest)
+    if parsed is None:
+        parsed = _parse(text)
+        if len(text) <= _REMEMBERED_CHARACTERS:
+            if len(_remembered) >= _MAX_REMEMBERED:
+                _remembered.clear()
+            _remembered[digest] = parsed
+    return parsed
+
+
+def _parse(text: str) -> ParsedDomain:
     root = parse_element(text)
     if root.tag != "domstatus":
         return read_domain(root)

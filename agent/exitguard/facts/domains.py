@@ -108,8 +108,10 @@ def _started_as_generated(nova: NovaInstance, running: Observed[RunningQemu] | N
         generated = parse_rfc3339(nova.created_at)
         started = context.boot_time.value + timedelta(seconds=running.value.start_ticks / context.ticks_per_second)
         at_once = generated - _CLOCK_SLACK <= started <= generated + _START_AFTER_GENERATION
-    except (ValueError, OverflowError) as error:  # a time that does not exist, or lies outside the calendar
+    except ValueError as error:
         return unseen(source, str(error))
+    except OverflowError:
+        return unseen(source, "one of the two lies outside the calendar")
     return seen(source, at_once and not running.value.command_line.incoming)
 
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -223,6 +224,9 @@ class _Conversation:
         except self.libvirt.libvirtError as error:
             self.answers.put(_failure(self.libvirt, error))
             return
+        except ValueError as error:  # a NUL or a lone surrogate
+            self.answers.put(_Failed(f"not a libvirt URI: {error}"))
+            return
         for listed, domain in domains:
             self.asking = listed.uuid
             try:
@@ -266,8 +270,8 @@ class _Conversation:
         return RawDomain(
             uuid=listed.uuid,
             name=listed.name,
-            active=seen(self.uri, listed.active),
-            managed_save=seen(self.uri, listed.managed_save),
+            active=_listing_says(self.uri, listed.active),
+            managed_save=_listing_says(self.uri, listed.managed_save),
             definition_xml=seen("libvirt: inactive XML", definition) if definition is not None else None,
             run_xml=run,
         )
@@ -280,13 +284,19 @@ class _Conversation:
             return unseen(source, _message(error), unlock="libvirt 3.7 or later, and a save file that it can read")
 
 
+@lru_cache(maxsize=8)
+def _listing_says(uri: str, value: bool) -> Observed[bool]:  # noqa: FBT001 - it is the value
+    """What the listing says of many domains at once; one record serves them all."""
+    return Observed[bool](source=uri, value=value)
+
+
 def _unknown(listed: _Listed, uri: str, reason: str) -> RawDomain:
     """A domain that is listed but did not answer: what the listing said is known, the rest is not."""
     return RawDomain(
         uuid=listed.uuid,
         name=listed.name,
-        active=seen(uri, listed.active),
-        managed_save=seen(uri, listed.managed_save),
+        active=_listing_says(uri, listed.active),
+        managed_save=_listing_says(uri, listed.managed_save),
         definition_xml=unseen("libvirt: inactive XML", reason) if listed.persistent else None,
         run_xml=unseen("libvirt: live XML", reason) if listed.active or listed.managed_save else None,
     )
@@ -297,7 +307,12 @@ def _failure(libvirt: Any, error: Any) -> _Failed:
     denied = code in (libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED, libvirt.VIR_ERR_ACCESS_DENIED)
     if denied or "Permission denied" in _message(error):
         return _Failed(_message(error), unlock=_PERMISSION)
-    return _Failed(_message(error), unlock=_INSTALL if "No such file or directory" in _message(error) else None)
+    return _Failed(_message(error), unlock=_INSTALL if _no_socket(_message(error)) else None)
+
+
+def _no_socket(message: str) -> bool:
+    """Whether libvirt's own socket is missing; a missing system bus, for example, is another matter."""
+    return "Failed to connect socket" in message and "No such file or directory" in message
 
 
 def _message(error: Any) -> str:

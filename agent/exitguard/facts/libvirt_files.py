@@ -6,7 +6,7 @@ Definitions: /etc/libvirt/qemu/NAME.xml. Running domains: /run/libvirt/qemu/NAME
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exitguard.facts import domain_xml
 from exitguard.facts.domain_xml import LIMIT_CHARACTERS, DomainXmlError
@@ -20,7 +20,7 @@ RUNNING = "/run/libvirt/qemu"
 SAVES = "/var/lib/libvirt/qemu/save"
 
 #: struct _virQEMUSaveHeader: magic, version, length of what follows, was_running, format, cookie offset, 14 unused words.
-#: What follows is the XML and a NUL, since 4.1 a <cookie> and a NUL, and padding.
+#: What follows is the XML and a NUL, perhaps a <cookie> and a NUL, and padding (libvirt 9.0 writes all of it).
 _SAVE_HEADER = struct.Struct("=16s5I56x")
 _SAVE_MAGICS = (b"LibvirtQemudSave", b"LibvirtQemudPart")
 
@@ -50,8 +50,20 @@ def _xml_names(tree: HostTree, folder: str) -> Observed[tuple[str, ...]]:
 def _read_domains(tree: HostTree, defined: tuple[str, ...]) -> Iterator[RawDomain]:
     running = _xml_names(tree, RUNNING)
     saves = tree.names(SAVES)
+    files_of: dict[str, str] = {}
     for name in sorted({*defined, *(running.value or ())}):
-        yield _read_domain(tree, name, defined=name in defined, running=running, saves=saves)
+        domain = _read_domain(tree, name, defined=name in defined, running=running, saves=saves)
+        first = files_of.setdefault(domain.uuid, name)
+        yield domain if first == name else _without_uuid(domain, f"its uuid is also that of {first}.xml")
+
+
+def _without_uuid(domain: RawDomain, reason: str) -> RawDomain:
+    """A domain that cannot be told from another one: it is named, and nothing is concluded from its files."""
+
+    def hidden(xml: Observed[str] | None) -> Observed[str] | None:
+        return None if xml is None else unseen(xml.source, reason)
+
+    return replace(domain, uuid=f"unreadable:{domain.name}", definition_xml=hidden(domain.definition_xml), run_xml=hidden(domain.run_xml))
 
 
 def _read_domain(

@@ -22,7 +22,7 @@ _WITHOUT_VALUE = frozenset(
     -snapshot -usb -no-acpi -no-hpet -no-fd-bootchk -preconfig -only-migratable -full-screen -win2k-hack -rtc-td-hack -xen-attach
     -xen-domid-restrict -async-teardown
     -enable-sync-profile -curses -mem-prealloc -singlestep -enable-fips -alt-grab -ctrl-grab -no-frame -no-quit -sdl -portrait
-    -audio-help -semihosting -old-param -no-kvm -no-kvm-irqchip -no-kvm-pit -no-kvm-pit-reinjection -localtime
+    -audio-help -perfmap -jitdump -tdf -semihosting -old-param -no-kvm -no-kvm-irqchip -no-kvm-pit -no-kvm-pit-reinjection -localtime
     """.split()  # noqa: SIM905 - three lines to read, not sixty
 )
 
@@ -43,14 +43,13 @@ def parse(argv: tuple[str, ...]) -> QemuCommandLine:
     values: dict[str, list[str]] = {}
     for option, value in options:
         values.setdefault(option, []).append(value)
-    behind = [f"-global {value}" for value in values.get("-global", ()) if "pmu" in value]
-    behind += [f"-readconfig {value}" for value in values.get("-readconfig", ())]
+    behind = [f"{option} {value}"[:200] for option, value in options if _may_change_pmu(option, value)]
     cpu: Observed[CpuArgument]
     if stray is not None:
         # Out of step, a missed -cpu would look like none, and a tenant's text like an option: say nothing instead.
-        cpu = unseen(SOURCE, f"not understood from {stray[:80]!r} on")
+        cpu = unseen(SOURCE, _not_understood(stray))
     elif behind:
-        cpu = unseen(SOURCE, f"{behind[0][:200]} can change the PMU behind -cpu")
+        cpu = unseen(SOURCE, f"{behind[0]} can change the PMU behind -cpu")
     else:
         # The last -cpu wins; without one QEMU takes its default model, which is a named one.
         cpu = seen(SOURCE, read_cpu_argument(values.get("-cpu", [""])[-1]))
@@ -62,14 +61,14 @@ def parse(argv: tuple[str, ...]) -> QemuCommandLine:
     )
 
 
-def _split(words: tuple[str, ...]) -> tuple[list[tuple[str, str]], str | None]:
-    """Options with their values, and the first word that stands where an option was expected."""
+def _split(words: tuple[str, ...]) -> tuple[list[tuple[str, str]], int | None]:
+    """Options with their values, and the position (argv[0] is 0) of the first word that stands where an option was expected."""
     options: list[tuple[str, str]] = []
     position = 0
     while position < len(words):
         word = words[position]
         if not word.startswith("-") or word == "-":
-            return options, word
+            return options, position + 1
         option = "-" + word.lstrip("-")
         if option in _WITHOUT_VALUE:
             options.append((option, ""))
@@ -80,16 +79,40 @@ def _split(words: tuple[str, ...]) -> tuple[list[tuple[str, str]], str | None]:
     return options, None
 
 
-def _accelerator(values: dict[str, list[str]], stray: str | None) -> Observed[str]:
+def _accelerator(values: dict[str, list[str]], stray: int | None) -> Observed[str]:
     if stray is not None:
-        return unseen(SOURCE, f"not understood from {stray[:80]!r} on")
-    named = [value.partition(",")[0] for value in values.get("-accel", ())]
+        return unseen(SOURCE, _not_understood(stray))
+    named = [_named_accelerator(value) for value in values.get("-accel", ())]
     for machine in values.get("-machine", []) + values.get("-M", []):
         named += [name for part in machine.split(",") if part.startswith("accel=") for name in part[6:].split(":")]
     if "-enable-kvm" in values:
         named.append("kvm")
     # QEMU tries the named ones in turn; libvirt names exactly one.
     return seen(SOURCE, named[0]) if len(set(named)) == 1 else unseen(SOURCE, "the command line names no accelerator, or several")
+
+
+def _may_change_pmu(option: str, value: str) -> bool:
+    """Whether an option other than -cpu can decide the PMU: a property of the CPU set elsewhere, or a file with options."""
+    match option:
+        case "-global":
+            return "pmu" in value
+        case "-set":
+            return ".pmu=" in value
+        case "-device":
+            return value.partition(",")[0].endswith("-cpu") and "pmu" in value
+        case _:
+            return option == "-readconfig"
+
+
+def _named_accelerator(value: str) -> str:
+    """`kvm,kernel-irqchip=on` and `kernel-irqchip=on,accel=kvm` are the same: `accel` is the key that a first bare word stands for."""
+    parts = value.split(",")
+    return next((part.removeprefix("accel=") for part in parts if part.startswith("accel=")), parts[0])
+
+
+def _not_understood(position: int) -> str:
+    """Without the words themselves: they may hold a tenant's text, a secret, or a number that changes at every start."""
+    return f"not understood from argument {position} on"
 
 
 def read_cpu_argument(text: str) -> CpuArgument:

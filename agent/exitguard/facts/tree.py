@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -35,7 +36,7 @@ class HostTree:
 
     root: Path = Path("/")
 
-    @property
+    @cached_property  # asked for every file that is opened
     def is_this_machine(self) -> bool:
         return self.root == Path("/")
 

@@ -42,8 +42,8 @@ class Distribution(Record):
 
 class InstalledKernel(Record):
     release: str
-    #: The changelog entries of its package that name the guard; empty where there are none or none could be read.
-    guard_entries: tuple[str, ...] = ()
+    #: The changelog entries of its package that name the guard; None where no changelog of it could be read.
+    guard_entries: tuple[str, ...] | None = None
 
 
 class LivePatch(Record):

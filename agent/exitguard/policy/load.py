@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -98,10 +99,13 @@ def load_waivers(files: tuple[Path, ...]) -> tuple[tuple[Waiver, ...], tuple[Pro
 
 def read_source(path: Path) -> YamlSource:
     """The data of one YAML file. Raises SourceError where it is no regular file, is too large, may not be read, or is not YAML."""
-    file = str(path)
+    return parse_yaml(_read_text(path), str(path))
+
+
+def _read_text(path: Path) -> str:
     line = None
     try:
-        return parse_yaml(_read(path).decode("utf-8"), file)
+        return _read(path).decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         message = f"expected text in UTF-8, found the byte 0x{error.object[error.start]:02x}"
@@ -113,7 +117,7 @@ def read_source(path: Path) -> YamlSource:
         message = f"cannot be read: {(error.strerror or str(error)).lower()}"
     except ValueError as error:
         message = str(error)
-    raise SourceError((Problem(file=file, line=line, path="", message=message),))
+    raise SourceError((Problem(file=str(path), line=line, path="", message=message),))
 
 
 def _read(path: Path) -> bytes:
@@ -143,12 +147,18 @@ def _load_parts(files: Iterable[Path], problems: list[Problem]) -> list[_Part]:
     parts: list[_Part] = []
     for file in files:
         try:
-            source = read_source(file)
-            data = _mapping(source)
-            parts.append(_Part(source, validate(_content_type(source, data), source, data)))
+            parts.append(_part(_read_text(file), str(file)))
         except SourceError as error:
             problems.extend(error.problems)
     return parts
+
+
+@lru_cache(maxsize=16)
+def _part(text: str, file: str) -> _Part:
+    """What a text holds. The daemon loads its policy in every cycle, and it is nearly always the same text."""
+    source = parse_yaml(text, file)
+    data = _mapping(source)
+    return _Part(source, validate(_content_type(source, data), source, data))
 
 
 def _content_type(source: YamlSource, data: dict[str, YamlValue]) -> type[Content]:

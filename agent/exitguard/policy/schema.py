@@ -134,6 +134,7 @@ class SourceName(StrEnum):
     KVM_ENABLE_PMU = "kvm_enable_pmu"
     LIBVIRT = "libvirt"
     PROCESSES = "processes"
+    ALL_GUESTS = "all_guests"
 
 
 class SourcesParameters(PolicyPart):
