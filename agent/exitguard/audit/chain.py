@@ -240,9 +240,9 @@ def _propagate(given: ChainInput, links: Links) -> NextAction:
 def _before_next_start(given: ChainInput, links: Links) -> NextAction:
     if NO in (links.defined, links.kept):
         return _set_off(given.owner)
-    if links.kernel is NO:
-        return _change_kernel(given)
-    return NextAction.OBSERVE if links.defined is UNKNOWN else NextAction.NONE
+    if links.defined is UNKNOWN:
+        return NextAction.OBSERVE
+    return _change_kernel(given) if links.kernel is NO else NextAction.NONE
 
 
 def _change_kernel(given: ChainInput) -> NextAction:

@@ -1,6 +1,7 @@
 """`exitguard audit`: observe, judge, store, tell."""
 
 import os
+from dataclasses import replace
 
 import typer
 
@@ -38,17 +39,8 @@ def audit(
 ) -> None:
     """Observe this host and its domains, judge them by the policy, and say what is so. Changes nothing."""
     configure_logging(context.obj, os.environ)
-    asked = Asked(
-        uri=connect,
-        sysroot=sysroot,
-        policy_files=tuple(policy or ()),
-        waiver_files=tuple(waivers or ()),
-        config=config,
-        state_dir=state_dir,
-        no_store=no_store,
-        call_timeout_seconds=timeout,
-    )
-    request = request_for(asked, os.environ)
+    what = Asked(connect=connect, sysroot=sysroot, policy=policy, waivers=waivers, config=config, state_dir=state_dir)
+    request = request_for(replace(what, no_store=no_store, timeout=timeout), os.environ)
 
     import structlog  # noqa: PLC0415 - as the next
 

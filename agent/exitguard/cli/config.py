@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from exitguard.cli.options import ConfigOption, OutputOption
+from exitguard.cli.options import ConfigOption, OutputOption, some_path
 from exitguard.cli.output import write_result
 
 app = typer.Typer(help="The agent's settings.", no_args_is_help=True, rich_markup_mode=None)
@@ -26,7 +26,9 @@ def show(config: ConfigOption = None, output: OutputOption = None) -> None:
 
 
 @app.command()
-def check(file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: the file that applies here.")] = None) -> None:
+def check(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", parser=some_path, help="Default: the file that applies here.")] = None,
+) -> None:
     """Say whether the agent would run on this file and this environment; all problems at once."""
     from exitguard.config import load_settings  # noqa: PLC0415 - `--help` does without
     from exitguard.report.text import visible  # noqa: PLC0415

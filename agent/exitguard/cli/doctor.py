@@ -21,8 +21,7 @@ def doctor(
 ) -> None:
     """Name every source that could not be read, why, and which privilege or package would show it. Exit code 3 where there is one."""
     configure_logging(context.obj, os.environ)
-    asked = Asked(uri=connect, sysroot=sysroot, config=config, call_timeout_seconds=timeout)
-    request = request_for(asked, os.environ)
+    request = request_for(Asked(connect=connect, sysroot=sysroot, config=config, timeout=timeout), os.environ)
 
     from exitguard.cycle import observe  # noqa: PLC0415 - `--help` does without
     from exitguard.report.doctor import doctor_exit_code, doctor_page  # noqa: PLC0415

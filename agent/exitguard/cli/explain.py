@@ -47,14 +47,7 @@ def explain(
 ) -> None:
     """Tell the whole story of a rule, of a state, verdict, link or action, or of one domain."""
     configure_logging(context.obj, os.environ)
-    asked = Asked(
-        uri=connect,
-        sysroot=sysroot,
-        policy_files=tuple(policy or ()),
-        waiver_files=tuple(waivers or ()),
-        config=config,
-        state_dir=state_dir,
-    )
+    asked = Asked(connect=connect, sysroot=sysroot, policy=policy, waivers=waivers, config=config, state_dir=state_dir)
     request = request_for(asked, os.environ)
 
     from exitguard.policy.load import load_rulebook  # noqa: PLC0415 - `--help` does without

@@ -30,8 +30,7 @@ def facts(
 ) -> None:
     """Print every fact with its source, and why a fact is missing. Plans are made from these documents."""
     configure_logging(context.obj, os.environ)
-    asked = Asked(uri=connect, sysroot=sysroot, config=config, call_timeout_seconds=timeout)
-    request = request_for(asked, os.environ)
+    request = request_for(Asked(connect=connect, sysroot=sysroot, config=config, timeout=timeout), os.environ)
 
     from exitguard.cycle import observe  # noqa: PLC0415 - `--help` does without
     from exitguard.report.facts_table import facts_table  # noqa: PLC0415

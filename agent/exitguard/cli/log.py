@@ -2,12 +2,13 @@
 
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 _LIMIT_CHARACTERS = 1000
+_LIBVIRT_LOG_VARIABLES = ("LIBVIRT_DEBUG", "LIBVIRT_LOG_FILTERS", "LIBVIRT_LOG_OUTPUTS")
 
 
 class LogFormat(StrEnum):
@@ -24,8 +25,11 @@ class Logging:
     log_format: LogFormat = LogFormat.AUTO
 
 
-def configure_logging(wanted: Logging, environ: Mapping[str, str]) -> None:
-    """Warnings and worse on standard error, or with `verbose` information too. For verbs that may log: structlog is slow to import."""
+def configure_logging(wanted: Logging, environ: MutableMapping[str, str]) -> None:
+    """Warnings and worse on standard error, or with `verbose` information too. For verbs that may log: structlog is slow to import.
+
+    libvirt's client library warns there by itself, in lines of its own; but with `verbose`, it is told to log errors only.
+    """
     import structlog  # noqa: PLC0415 - see above
 
     terminal = sys.stderr is not None and sys.stderr.isatty()
@@ -45,6 +49,9 @@ def configure_logging(wanted: Logging, environ: Mapping[str, str]) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+    # Read when libvirt is loaded, before any handler of ours can be registered (https://libvirt.org/logging.html).
+    if not wanted.verbose and not any(name in environ for name in _LIBVIRT_LOG_VARIABLES):
+        environ["LIBVIRT_DEBUG"] = "error"
 
 
 def visible_values(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
-from exitguard.cli.options import Format, FormatOption, OutputOption
+from exitguard.cli.options import Format, FormatOption, OutputOption, some_path
 from exitguard.cli.output import look_for, write_result
 
 app = typer.Typer(help="The policy: what hosts and guests are judged by.", no_args_is_help=True, rich_markup_mode=None)
 
-FilesArgument = Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="Policy files. Default: what ships.")]
+FilesArgument = Annotated[
+    list[Path] | None, typer.Argument(metavar="[FILE]...", parser=some_path, help="Policy files. Default: what ships.")
+]
 
 
 @app.command()

@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """The options of one command line that say what to audit, by what, and where to remember it."""
+    """The options of one command line that say what to audit, by what, and where to remember it; named and typed as in options.py."""
 
-    uri: str | None = None
+    connect: str | None = None
     sysroot: Path | None = None
-    policy_files: tuple[Path, ...] = ()
-    waiver_files: tuple[Path, ...] = ()
+    policy: list[Path] | None = None
+    waivers: list[Path] | None = None
     config: Path | None = None
     state_dir: Path | None = None
     no_store: bool = False
-    call_timeout_seconds: float | None = None
+    timeout: float | None = None
 
 
 def request_for(asked: Asked, environ: Mapping[str, str]) -> "AuditRequest":
     """The request. Raises typer.BadParameter for options that exclude each other, config.ConfigError for bad settings."""
-    if asked.uri is not None and asked.sysroot is not None:
+    if asked.connect is not None and asked.sysroot is not None:
         raise typer.BadParameter("reads files only, libvirt's included: give either --sysroot or --connect", param_hint="--sysroot")
     if asked.no_store and asked.state_dir is not None:
         raise typer.BadParameter("give either --no-store or --state-dir", param_hint="--no-store")
@@ -36,13 +36,13 @@ def request_for(asked: Asked, environ: Mapping[str, str]) -> "AuditRequest":
     from exitguard.cycle import AuditRequest  # noqa: PLC0415
 
     settings = load_settings(asked.config, environ).settings
-    uri = None if asked.sysroot is not None else asked.uri or settings.connect
+    uri = None if asked.sysroot is not None else asked.connect or settings.connect
     request = AuditRequest(
         uri=uri,
         sysroot=asked.sysroot,
-        policy_files=asked.policy_files or settings.policy_files,
-        waiver_files=asked.waiver_files or settings.waiver_files,
-        call_timeout_seconds=asked.call_timeout_seconds or settings.call_timeout_seconds,
+        policy_files=tuple(asked.policy or ()) or settings.policy_files,
+        waiver_files=tuple(asked.waivers or ()) or settings.waiver_files,
+        call_timeout_seconds=asked.timeout or settings.call_timeout_seconds,
     )
     # A store remembers one host. What was named on this command line alone may be another: it needs a store named there too.
     configured = request.target == AuditRequest(uri=settings.connect).target

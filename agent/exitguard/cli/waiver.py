@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from exitguard.cli.options import some_path
 from exitguard.cli.output import write_result
 from exitguard.cli.refusal import Refusal
 
@@ -17,7 +18,7 @@ def waiver() -> None:
 
 
 @app.command()
-def check(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Waiver files.")]) -> None:
+def check(files: Annotated[list[Path], typer.Argument(metavar="FILE...", parser=some_path, help="Waiver files.")]) -> None:
     """Say whether the files hold well-formed waivers; all problems at once."""
     from exitguard.model.finding import EXIT_ERROR  # noqa: PLC0415 - `--help` does without
     from exitguard.policy.load import load_waivers  # noqa: PLC0415

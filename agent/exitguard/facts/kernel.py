@@ -51,7 +51,8 @@ def read_kernel(tree: HostTree, *, changelog_markers: tuple[str, ...]) -> Kernel
     release = read_release(tree)
     installed = read_installed(tree)
     running_version = read_running_version(tree)
-    wanted = tuple(dict.fromkeys((*((release.value,) if release.value is not None else ()), *(installed.value or ()))))
+    # The running kernel's first, then the newest: asking rpm is bounded.
+    wanted = tuple(dict.fromkeys((*((release.value,) if release.value is not None else ()), *reversed(installed.value or ()))))
     changelogs = read_changelogs(tree, wanted, markers=changelog_markers, running_version=running_version)
     return KernelFacts(
         release=release,

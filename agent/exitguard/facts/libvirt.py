@@ -161,7 +161,7 @@ class _Worker:
                 answer = self._conversation.next_answer(self.timeout_seconds)
             except queue.Empty:
                 stuck += 1
-                blocking = waiting.pop(self._conversation.asking or "", None)
+                blocking = waiting.pop(self._conversation.blocked_on or "", None)
                 if blocking is not None:
                     yield _unknown(blocking, self.uri, f"libvirt did not answer within {self.timeout_seconds:g} s")
                 reason = f"not asked: {stuck} domains before it blocked libvirt" if stuck >= _MAX_STUCK else self._resume(waiting)
@@ -202,6 +202,8 @@ class _Conversation:
     answers: "queue.SimpleQueue[_Answer]" = field(default_factory=queue.SimpleQueue)
     #: The uuid that the call under way is about.
     asking: str | None = None
+    #: The uuid that the call was about when the wait for its answer was given up.
+    blocked_on: str | None = None
 
     def next_answer(self, limit_seconds: float) -> _Answer:
         """The next answer. Raises queue.Empty after `limit_seconds` without one.
@@ -215,7 +217,9 @@ class _Conversation:
                 return self.answers.get(timeout=max(0.0, min(_SLICE_SECONDS, left_seconds)))
             except queue.Empty:
                 if left_seconds <= _SLICE_SECONDS:
-                    raise
+                    # In this order: an answer that comes just now is taken, and never makes the domain after it look stuck.
+                    self.blocked_on = self.asking
+                    return self.answers.get_nowait()
 
     def run(self) -> None:
         try:

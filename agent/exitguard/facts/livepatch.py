@@ -1,4 +1,4 @@
-"""Live patches of the running kernel, and whether they replace kvm_skip_emulated_instruction.
+"""Live patches of the running kernel, and whether they replace the code that a kernel is judged by.
 
 From /sys/kernel/livepatch (Documentation/ABI/testing/sysfs-kernel-livepatch): `<patch>/enabled`, `<patch>/transition`, and for
 every replaced function a folder `<patch>/<object>/<function>,<position>`.
@@ -11,7 +11,8 @@ from exitguard.model.host import LivePatch
 from exitguard.model.record import Observed, seen, unseen
 
 _FOLDER = "/sys/kernel/livepatch"
-_FUNCTION = "kvm_skip_emulated_instruction"
+#: The function that may hold the guard, and the two that it calls for the PMU: whichever is replaced, what runs is not what was judged.
+_FUNCTIONS = frozenset({"kvm_skip_emulated_instruction", "kvm_pmu_trigger_event", "kvm_pmu_instruction_retired"})
 #: KVM is an object of its own as a module, and part of the kernel where it is built in.
 _OBJECTS = ("kvm", "vmlinux")
 _MAX_PATCHES = 256
@@ -42,8 +43,11 @@ def read_live_patches(tree: HostTree) -> Observed[tuple[LivePatch, ...]]:
 
 
 def replaces_skip(functions: Iterable[str]) -> bool:
-    """Whether one of an object's folders, `<function>,<position>`, is the function that skips an instruction."""
-    return any(name.partition(",")[0] == _FUNCTION for name in functions)
+    """Whether one of an object's folders, `<function>,<position>`, is the function that skips an instruction, or the PMU call in it.
+
+    A function may bear a compiler's suffix: kvm_pmu_trigger_event.isra.0.
+    """
+    return any(name.partition(",")[0].partition(".")[0] in _FUNCTIONS for name in functions)
 
 
 def _read_patch(tree: HostTree, name: str) -> Observed[LivePatch]:

@@ -23,12 +23,22 @@ _FILES = ("rpmdb.sqlite", "Packages.db", "Packages")
 _COMPANIONS = ("rpmdb.sqlite-wal", "Index.db")
 _MAX_DATABASE_BYTES = 1 << 30
 _MAX_OUTPUT_BYTES = 64 << 20
+#: For all queries of one audit together.
 _LIMIT_SECONDS = 10.0
 _CHUNK_BYTES = 64 << 10
 
 
 class RpmError(Exception):
     """rpm gave no usable answer; the message says why."""
+
+
+class RpmTimeoutError(RpmError):
+    """The time for all queries together is over: asking again would wait in vain."""
+
+
+def query_deadline() -> float:
+    """When queries that begin now must all have ended, in seconds of the monotonic clock."""
+    return time.monotonic() + _LIMIT_SECONDS
 
 
 @contextlib.contextmanager
@@ -54,10 +64,14 @@ def rpm_database(tree: HostTree) -> Iterator[Observed[str] | None]:
                 yield seen(folder, copy)
 
 
-def query_changelog(database: str, package: str) -> Iterator[bytes]:
-    """The changelog of an installed package, in chunks. Raises RpmError, at the latest after the last, where rpm does not know it."""
+def query_changelog(database: str, package: str, *, deadline: float) -> Iterator[bytes]:
+    """The changelog of an installed package, in chunks. Raises RpmError, at the latest after the last, where rpm does not know it.
+
+    Raises RpmTimeoutError at the `deadline`, which is that of `query_deadline`.
+    """
     argv = [_PROGRAM, "--dbpath", database, "-q", "--changelog", "--", package]
-    deadline = time.monotonic() + _LIMIT_SECONDS
+    if time.monotonic() >= deadline:
+        raise _timeout()
     try:
         process = subprocess.Popen(  # noqa: S603 - a fixed program; the package name is checked by the caller to be no option or pattern
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_ENVIRONMENT, cwd="/"
@@ -70,7 +84,7 @@ def query_changelog(database: str, package: str) -> Iterator[bytes]:
             if process.wait(timeout=max(deadline - time.monotonic(), 0.1)) != 0:
                 raise RpmError(f"rpm knows no installed package {package}")
         except subprocess.TimeoutExpired:
-            raise RpmError(f"rpm did not finish within {_LIMIT_SECONDS:.0f} s") from None
+            raise _timeout() from None
         finally:
             process.kill()
 
@@ -83,7 +97,7 @@ def _output(process: subprocess.Popen[bytes], deadline: float) -> Iterator[bytes
     while True:
         readable, _, _ = select.select([descriptor], [], [], max(deadline - time.monotonic(), 0))
         if not readable:
-            raise RpmError(f"rpm did not finish within {_LIMIT_SECONDS:.0f} s")
+            raise _timeout()
         chunk = os.read(descriptor, _CHUNK_BYTES)
         if not chunk:
             return
@@ -91,6 +105,10 @@ def _output(process: subprocess.Popen[bytes], deadline: float) -> Iterator[bytes
         if total_bytes > _MAX_OUTPUT_BYTES:
             raise RpmError(f"rpm wrote more than {_MAX_OUTPUT_BYTES} bytes, which is more than a changelog can rightly hold")
         yield chunk
+
+
+def _timeout() -> RpmTimeoutError:
+    return RpmTimeoutError(f"rpm did not finish within {_LIMIT_SECONDS:.0f} s, the time for all of its answers together")
 
 
 def _copy_database(tree: HostTree, folder: str, target: Path) -> None:

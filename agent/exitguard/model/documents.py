@@ -14,7 +14,7 @@ from exitguard.model.canonical import content_hash
 from exitguard.model.domain import DomainFacts, Owner
 from exitguard.model.evidence import Evidence
 from exitguard.model.finding import Finding
-from exitguard.model.host import Cpu, HostFacts, KvmFacts, LibvirtFacts, Mitigations, QemuBinary, Target
+from exitguard.model.host import Cpu, HostFacts, KvmFacts, LibvirtFacts, Mitigations, QemuBinary, Target, UnmanagedGuest
 from exitguard.model.kernel import Body, KernelState
 from exitguard.model.pmu import Chain, PmuSetting
 from exitguard.model.record import Observed, Record
@@ -55,7 +55,8 @@ class Observation(Record):
 
 
 class KernelReport(Record):
-    release: Observed[str]
+    #: None where it is not known; why not is in the evidence.
+    release: str | None
     state: KernelState
     body: Body | None
     reason: str
@@ -68,7 +69,8 @@ class KernelReport(Record):
 class HostReport(Record):
     id: str
     id_provisional: bool
-    hostname: Observed[str]
+    #: None where it is not known.
+    hostname: str | None
     target: Target
     kernel: KernelReport
     cpu: Observed[Cpu]
@@ -76,6 +78,7 @@ class HostReport(Record):
     kvm: KvmFacts
     qemu: Observed[tuple[QemuBinary, ...]]
     libvirt: LibvirtFacts
+    unmanaged: Observed[tuple[UnmanagedGuest, ...]]
 
 
 class PmuReport(Record):
@@ -88,7 +91,8 @@ class PmuReport(Record):
 class DomainReport(Record):
     uuid: str
     name: str
-    active: Observed[bool]
+    #: Whether it runs; None where that is not known.
+    active: bool | None
     owner: Owner
     pmu: PmuReport
     chain: Chain

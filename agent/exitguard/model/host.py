@@ -42,7 +42,7 @@ class Distribution(Record):
 
 class InstalledKernel(Record):
     release: str
-    #: The changelog entries of its package that name the guard; None where no changelog of it could be read.
+    #: The changelog entries of its package that name the guard; None where no changelog of it could be read, or none settles it.
     guard_entries: tuple[str, ...] | None = None
 
 

@@ -89,9 +89,9 @@ def _owner(domain: DomainReport, look: Look) -> Text:
 
 
 def _active(domain: DomainReport, look: Look) -> Text:
-    if domain.active.value is None:
-        return Text.assemble(look.own("not seen: ", DOUBT), look.foreign(domain.active.reason or "", DOUBT))
-    return look.own("yes" if domain.active.value else "no")
+    if domain.active is None:
+        return look.own("not known", DOUBT)
+    return look.own("yes" if domain.active else "no")
 
 
 def _link(link: Link, look: Look) -> Iterator[RenderableType]:

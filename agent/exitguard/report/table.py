@@ -53,7 +53,7 @@ def moment(instant: datetime) -> str:
 
 def host_name(report: AuditReport) -> str:
     """The host's name where it was seen, else its id."""
-    return report.host.hostname.value or report.host.id
+    return report.host.hostname or report.host.id
 
 
 def _headline(report: AuditReport, look: Look, *, stale: bool) -> Text:

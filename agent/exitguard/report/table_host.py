@@ -1,5 +1,6 @@
 """The host's part of the audit page: what runs there, and what could not be seen of it."""
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -8,7 +9,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from exitguard.model.documents import AuditReport, HostReport, KernelReport
-from exitguard.model.host import QemuBinary
+from exitguard.model.host import QemuBinary, UnmanagedGuest
 from exitguard.model.kernel import KernelState
 from exitguard.model.record import Observed
 from exitguard.report.observed import Missing, missing
@@ -16,6 +17,7 @@ from exitguard.report.page import BAD, CALM, DOUBT, FAINT, GOOD, Look, counted, 
 from exitguard.report.words import label
 
 _MOST_PROGRAMS = 6
+_MOST_GUESTS = 4
 _MOST_MISSING = 20
 _KERNEL_STYLES = {
     KernelState.GUARDED: GOOD,
@@ -24,11 +26,14 @@ _KERNEL_STYLES = {
     KernelState.AFFECTED: BAD,
     KernelState.UNKNOWN: DOUBT,
 }
+#: Where the names of the model's fields alone would say too little.
+_TOPICS = {"host.unmanaged": "guests outside libvirt"}
 
 
 def host_section(host: HostReport, look: Look) -> Iterator[RenderableType]:
-    """Kernel, QEMU, KVM, libvirt and CPU, one label each."""
+    """Kernel, QEMU, KVM, libvirt, guests outside of it, and CPU, one label each."""
     yield heading(look, "Host", label(host.target.kind))
+    others = _unmanaged(host.unmanaged, look)
     yield labelled(
         look,
         [
@@ -36,6 +41,7 @@ def host_section(host: HostReport, look: Look) -> Iterator[RenderableType]:
             ("QEMU", _programs(host.qemu, look)),
             ("enable_pmu", _enable_pmu(host, look)),
             ("libvirt", _libvirt(host, look)),
+            *([("others", others)] if others is not None else []),
             ("CPU", _cpu(host, look)),
             ("id", _identity(host, look)),
         ],
@@ -76,6 +82,8 @@ def topics_in_words(gap: Missing) -> str:
 
 def topic_in_words(topic: str) -> str:
     """A path such as `host.kernel.boots_next` as `kernel boots next`; names that people type keep their underscores."""
+    if topic in _TOPICS:
+        return _TOPICS[topic]
     words = [part for part in topic.split(".") if part != "host"]
     return " ".join(word if word.startswith("enable_") else word.replace("_", " ") for word in words)
 
@@ -91,7 +99,7 @@ def _kernel(kernel: KernelReport, look: Look) -> Text:
     if kernel.body is not None:
         text.append_text(look.own(f", {label(kernel.body)}", style))
     text.append("  ")
-    text.append_text(look.foreign(kernel.release.value) if kernel.release.value is not None else unseen_mark(look, kernel.release))
+    text.append_text(look.foreign(kernel.release) if kernel.release is not None else look.own("release not known", DOUBT))
     text.append("\n").append_text(look.foreign(kernel.reason, limit_characters=400))
     if kernel.pending_reboot:
         release = look.foreign(kernel.pending_release) if kernel.pending_release else look.own("a better one")
@@ -149,6 +157,22 @@ def _libvirt(host: HostReport, look: Look) -> Text:
     if where is not None:
         text.append("  ").append_text(look.foreign(where, FAINT))
     return text
+
+
+def _unmanaged(guests: Observed[tuple[UnmanagedGuest, ...]], look: Look) -> Text | None:
+    """Guests that no definition speaks for; None where there are none, and where that is not known: unseen_section() says so."""
+    if not guests.value:
+        return None
+    kinds = Counter((guest.command, guest.executable) for guest in guests.value).most_common()
+    text = look.own(f"{counted(len(guests.value), 'guest')} outside libvirt: ", DOUBT)
+    for place, ((command, executable), count) in enumerate(kinds[:_MOST_GUESTS]):
+        text.append_text(look.own(f"{', ' if place else ''}{f'{count:,} ' if count > 1 else ''}", DOUBT))
+        text.append_text(look.foreign(command, limit_characters=40))
+        if executable is not None:
+            text.append(" (").append_text(look.foreign(executable, FAINT, limit_characters=100)).append(")")
+    if len(kinds) > _MOST_GUESTS:
+        text.append_text(look.own(f" and {len(kinds) - _MOST_GUESTS:,} more kinds", FAINT))
+    return text.append_text(look.own(f": nothing is known of {'its' if len(guests.value) == 1 else 'their'} PMU", DOUBT))
 
 
 def _identity(host: HostReport, look: Look) -> Text:

@@ -33,8 +33,8 @@ _CHAIN_STATES: dict[StrEnum, Words] = {
     ),
     ChainState.MOOT: Words(
         "nothing to save",
-        "The running kernel does no dead PMU work on a VM exit, whatever the guest's PMU setting is. There is nothing to save and "
-        "nothing to do.",
+        "There is nothing to save on this kernel, whatever the guest's PMU setting is: on a VM exit it makes no call into the virtual "
+        "PMU, or one that returns at once. Nothing to do.",
     ),
     ChainState.NOT_RUNNING: Words(
         "not running",
