@@ -115,9 +115,7 @@ def _link_tables(judgements: list[tuple[ChainInput, Links, ChainState]]) -> Iter
             for given, links, _ in judgements
         ),
     )
-    yield _table(
-        ("running kernel", "kernel"), _collect(((given.kernel.value,), links.kernel.value) for given, links, _ in judgements)
-    )
+    yield _table(("running kernel", "kernel"), _collect(((given.kernel.value,), links.kernel.value) for given, links, _ in judgements))
     yield _table(
         ("kvm.enable_pmu=N", "the owner leaves it", "kept"),
         _collect(((given.host_clears.value, given.keeps.value), links.kept.value) for given, links, _ in judgements),
@@ -171,8 +169,9 @@ def _action_table(judgements: list[tuple[ChainInput, Links, ChainState]]) -> Ite
                 )
                 yield situation, f"**{judge_next_action(each, links, state).value}**"
 
-    columns = ("state", "asked", "running", "defined", "kept", "kernel", "locked", "owner", "installed QEMU clears it", "better kernel installed")
-    yield _table((*columns, "next action"), _collect(pairs()))
+    links = ("running", "defined", "kept", "kernel")
+    columns = ("state", "asked", *links, "locked", "owner", "installed QEMU clears it", "better kernel installed", "next action")
+    yield _table(columns, _collect(pairs()))
 
 
 def _rule_tables(judgements: list[tuple[ChainInput, Links, ChainState]]) -> Iterator[str]:
@@ -201,7 +200,9 @@ def _rule_tables(judgements: list[tuple[ChainInput, Links, ChainState]]) -> Iter
     yield "### DOM-PMU-EFFECTIVE\n"
     yield _table(
         ("state", "asked", "verdict"),
-        _collect(((state.value, given.asked_on.value), f"**{verdicts.pmu_effective(state, given.asked_on)}**") for given, _, state in judgements),
+        _collect(
+            ((state.value, given.asked_on.value), f"**{verdicts.pmu_effective(state, given.asked_on)}**") for given, _, state in judgements
+        ),
     )
     yield "### DOM-OPT-OUT-HONOURED\n"
     yield _table(
@@ -209,9 +210,7 @@ def _rule_tables(judgements: list[tuple[ChainInput, Links, ChainState]]) -> Iter
         _opt_out(judgements),
     )
     yield "## Verdicts of HOST-KERNEL-GUARD\n"
-    yield _table(
-        ("kernel state", "verdict"), {(state.value,): f"**{verdicts.kernel_guard(state).value}**" for state in KernelState}
-    )
+    yield _table(("kernel state", "verdict"), {(state.value,): f"**{verdicts.kernel_guard(state).value}**" for state in KernelState})
     yield _OTHER_RULES
 
 
@@ -230,12 +229,12 @@ _OTHER_RULES = """## The other rules of the host
 
 | rule | pass | fail | not_applicable | unknown |
 | --- | --- | --- | --- | --- |
-| HOST-KERNEL-REBOOT | no installed kernel would help by being booted | one would | - | the kernel is affected or unknown, and which are installed cannot be seen |
-| HOST-QEMU-PMU-CAP | every QEMU here clears enable_pmu | one does not | kernel equivalent or not affected; kvm.enable_pmu=N; no QEMU here | one cannot be told |
-| HOST-SOURCES | every required source was seen | - | - | one was not |
-| HOST-IDENTITY | one host id, one machine-id | one host id with two machine-ids | nothing is stored | the machine-id cannot be seen |
+| HOST-KERNEL-REBOOT | no installed kernel would help | one would | - | whether one would cannot be told |
+| HOST-QEMU-PMU-CAP | every QEMU here clears enable_pmu | one, or KVM itself, does not | nothing to save, or all is cleared | one cannot be told |
+| HOST-SOURCES | every required source was seen | - | - | one was not, or guests are outside libvirt |
+| HOST-IDENTITY | one host id, one machine-id | one host id, two machine-ids | nothing is stored | the machine-id cannot be seen |
 | NOVA-DEFAULT-OFF | witnesses for it, none against | witnesses against it, none for | no Nova instance | no witness, or both kinds |
-| POLICY-WAIVERS | in force and covering a failure | expired, from the future, or covering nothing | - | - |
+| POLICY-WAIVERS | in force, and covering a failure | expired, early, or covering nothing | - | - |
 
 A malformed waiver, and a check that breaks, are `error`. A failing finding that a waiver in force covers is `waived`.
 """

@@ -85,7 +85,7 @@ def observe(request: AuditRequest) -> Observation:
     tree = _tree(request)
     rulebook = load_rulebook(request.policy_files, request.waiver_files)
     identity = _provisional_identity(request.target, tree)
-    if request.state_dir is not None and request.target.kind is TargetKind.LOCAL:
+    if request.state_dir is not None and request.target.kind in (TargetKind.LOCAL, TargetKind.EMBEDDED):
         with suppress(StoreError):  # no store yet: the id stays provisional, and says so
             identity = identity.model_copy(update={"id": read_host_id(request.state_dir), "provisional": False})
     return _observe(request, rulebook, identity, tree)

@@ -87,6 +87,11 @@ def finding_of(rule: str, document: FactsDocument, **more: object) -> Finding:
             Verdict.UNKNOWN,
         ),
         ("HOST-KERNEL-REBOOT", facts(kernel=affected_kernel(release=None)), Verdict.UNKNOWN),
+        (
+            "HOST-KERNEL-REBOOT",
+            facts(kernel=affected_kernel(changelog=None, installed=(InstalledKernel(release=RELEASE, guard_entries=(GUARD_ENTRY,)),))),
+            Verdict.UNKNOWN,
+        ),
         ("HOST-QEMU-PMU-CAP", facts(binaries=(QEMU_11,)), Verdict.PASS),
         ("HOST-QEMU-PMU-CAP", facts(binaries=(QEMU_11, QEMU_7)), Verdict.FAIL),
         ("HOST-QEMU-PMU-CAP", facts(binaries=(QEMU_11, qemu("9.1.0", "qemu-kvm-9.1.0-15.el9"))), Verdict.UNKNOWN),

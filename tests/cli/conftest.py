@@ -83,6 +83,6 @@ def _host(tree: Path, release: str, symbols: str) -> Path:
     for name, content in files.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(content)
-    for folder in ("etc/libvirt/qemu", "run/libvirt/qemu", f"lib/modules/{release}"):
+    for folder in ("etc/libvirt/qemu", "run/libvirt/qemu", "sys/kernel/livepatch", f"lib/modules/{release}"):
         (tree / folder).mkdir(parents=True)
     return tree

@@ -206,3 +206,27 @@ def test_information_is_logged_only_when_asked_for(exitguard: Run, compliant_hos
     console = exitguard("-v", "--log-format", "console", "audit", "--sysroot", compliant_host)
     assert "audit.finished" in console.stderr
     assert not console.stderr.startswith("{")
+
+
+def test_what_is_one_value_is_a_plain_value_in_json(exitguard: Run, failing_host: Path, empty_host: Path) -> None:
+    known = json.loads(exitguard("audit", "--sysroot", failing_host, "--format", "json").stdout)
+    assert (known["host"]["hostname"], known["host"]["kernel"]["release"]) == ("compute-17", "6.1.0-56-amd64")
+    assert [domain["active"] for domain in known["domains"]] == [False]
+    unknown = json.loads(exitguard("audit", "--sysroot", empty_host, "--format", "json").stdout)
+    assert (unknown["host"]["hostname"], unknown["host"]["kernel"]["release"]) == (None, None)
+    (failing_host / "run/libvirt/qemu").rmdir()
+    hidden = json.loads(exitguard("audit", "--sysroot", failing_host, "--format", "json").stdout)
+    assert [domain["active"] for domain in hidden["domains"]] == [None]
+
+
+def test_empty_variables_count_as_none(exitguard: Run, tmp_path: Path) -> None:
+    shown = exitguard("config", "show", env={"EXITGUARD_CONNECT": "", "EXITGUARD_STATE_DIR": "", "XDG_STATE_HOME": str(tmp_path)})
+    assert "connect: null  # default" in shown.stdout
+    assert 'state_dir: "/' in shown.stdout
+    assert "environment" not in shown.stdout
+
+
+def test_libvirt_prints_no_lines_of_its_own(exitguard: Run) -> None:
+    result = exitguard("audit", "--no-store", "--connect", "esx://host.invalid", env={"EXITGUARD_CONNECT": ""})
+    assert result.returncode == 3
+    assert result.stderr == ""

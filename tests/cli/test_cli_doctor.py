@@ -62,3 +62,21 @@ def test_facts_for_people_show_set_and_unseen(exitguard: Run, failing_host: Path
     assert "release                   6.1.0-56-amd64" in result.stdout
     assert "not seen: " in result.stdout
     assert "web-1  6695eb01-f6a4-8304-79aa-97f2502e193f" in result.stdout
+
+
+def test_facts_bear_the_id_under_which_audits_are_remembered(exitguard: Run, tmp_path: Path) -> None:
+    env = {"EXITGUARD_CONNECT": "test:///default"}
+    before = json.loads(exitguard("facts", "--format", "json", env=env).stdout)["host"]["identity"]
+    assert before["provisional"] is True
+    assert not (tmp_path / "state").exists()
+    report = json.loads(exitguard("audit", "--format", "json", env=env).stdout)
+    after = json.loads(exitguard("facts", "--format", "json", env=env).stdout)["host"]["identity"]
+    assert (after["id"], after["provisional"]) == (report["host"]["id"], False)
+    assert after["id"] != before["id"]
+
+
+def test_facts_of_another_host_do_not_bear_this_hosts_id(exitguard: Run, failing_host: Path) -> None:
+    env = {"EXITGUARD_CONNECT": "test:///default"}
+    exitguard("audit", env=env)
+    identity = json.loads(exitguard("facts", "--sysroot", failing_host, "--format", "json", env=env).stdout)["host"]["identity"]
+    assert identity["provisional"] is True

@@ -30,7 +30,8 @@ MODULE = [sys.executable, "-m", "exitguard"]
         (("audit", "--timeout", "0"), "--timeout"),
         (("audit", "--timeout", "soon"), "--timeout"),
         (("audit", "--sysroot", "/", "--connect", "test:///default"), "give either --sysroot or --connect"),
-        (("audit", "--sysroot", "/nonexistent"), "does not exist"),
+        (("audit", "--sysroot", "/nonexistent"), "'--sysroot': directory '/nonexistent' does not exist"),
+        (("audit", "--sysroot", "/dev/null"), "'/dev/null' is not a directory"),
         (("audit", "--no-store", "--state-dir", "/tmp"), "give either --no-store or --state-dir"),  # noqa: S108 - refused, not used
         (("audit", "surplus"), "surplus"),
         (("schema", "nope"), "expected one of audit, changes"),
@@ -47,6 +48,29 @@ def test_usage_errors_are_64_and_leave_standard_output_alone(exitguard: Run, arg
     assert result.stdout == ""
     assert complaint in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--connect", "--sysroot", "--state-dir", "--output", "--policy", "--waivers", "--config"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_empty_value_is_refused_and_never_means_the_default_or_the_current_directory(
+    exitguard: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, value: str
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    result = exitguard("audit", option, value)
+    assert (result.returncode, result.stdout) == (64, "")
+    assert result.stderr.startswith(f"exitguard audit: Invalid value for '{option}'")
+    assert "expected a value, found an empty one" in result.stderr
+    assert not list(here.iterdir())
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("verb", [("policy", "check"), ("policy", "show"), ("waiver", "check"), ("config", "check")])
+def test_empty_file_name_is_refused(exitguard: Run, verb: tuple[str, str]) -> None:
+    result = exitguard(*verb, "")
+    assert (result.returncode, result.stdout) == (64, "")
+    assert "expected a value, found an empty one" in result.stderr
 
 
 @pytest.mark.parametrize("option", ["-v", "--debug", "--log-format"])

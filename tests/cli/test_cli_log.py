@@ -39,3 +39,13 @@ def test_information_needs_verbose(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging(Logging(verbose=True), {})
     structlog.get_logger().info("loud")
     assert "loud" in capsys.readouterr().err
+
+
+def test_libvirts_own_log_is_left_to_whoever_asked_for_it() -> None:
+    quiet: dict[str, str] = {}
+    configure_logging(Logging(), quiet)
+    assert quiet == {"LIBVIRT_DEBUG": "error"}
+    for environ, wanted in (({"LIBVIRT_LOG_OUTPUTS": "1:file:/tmp/x"}, Logging()), ({}, Logging(verbose=True))):
+        before = dict(environ)
+        configure_logging(wanted, environ)
+        assert environ == before

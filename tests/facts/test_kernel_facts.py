@@ -1,10 +1,11 @@
+import gzip
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exitguard.facts.kernel import parse_os_release, parse_symbols, read_architecture, read_distribution, read_release
+from exitguard.facts.kernel import parse_os_release, parse_symbols, read_architecture, read_distribution, read_kernel, read_release
 from exitguard.facts.tree import HostTree
 
 CORE = b"ffffffff81000000 T _stext\nffffffff82000000 T _etext\n"
@@ -113,3 +114,20 @@ def test_architecture_of_a_sysroot_is_its_own(tmp_path: Path) -> None:
     (tmp_path / "proc/sys/kernel").mkdir(parents=True)
     (tmp_path / "proc/sys/kernel/arch").write_text("aarch64\n")
     assert read_architecture(HostTree(tmp_path)).value == "aarch64"
+
+
+def test_installed_kernel_whose_changelog_is_silent_differs_from_one_that_has_none(tmp_path: Path) -> None:
+    for release in ("6.1.0-1-amd64", "6.1.0-2-amd64", "6.1.0-3-amd64"):
+        (tmp_path / "lib/modules" / release).mkdir(parents=True)
+        (tmp_path / "lib/modules" / release / "vmlinuz").touch()
+    for release, entry in (("6.1.0-2-amd64", "another change"), ("6.1.0-3-amd64", "the guard")):
+        documentation = tmp_path / f"usr/share/doc/linux-image-{release}"
+        documentation.mkdir(parents=True)
+        changelog = f"linux (6.1.9-1) x; urgency=low\n\n  * {entry}\n"
+        (documentation / "changelog.gz").write_bytes(gzip.compress(changelog.encode()))
+    installed = read_kernel(HostTree(tmp_path), changelog_markers=("the guard",)).installed.get()
+    assert [(kernel.release, kernel.guard_entries) for kernel in installed] == [
+        ("6.1.0-1-amd64", None),
+        ("6.1.0-2-amd64", ()),
+        ("6.1.0-3-amd64", ("the guard",)),
+    ]

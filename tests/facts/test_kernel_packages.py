@@ -38,7 +38,9 @@ def write_changelog(root: Path, package: str, text: str = GUARDED, name: str = "
     return file
 
 
-def read_one(root: Path, running_version: str | None = None, release: str = RELEASE) -> tuple[Observed[Changelog], tuple[str, ...]]:
+def read_one(
+    root: Path, running_version: str | None = "6.1.200-1", release: str = RELEASE
+) -> tuple[Observed[Changelog], tuple[str, ...] | None]:
     found = read_changelogs(HostTree(root), [release], markers=MARKERS, running_version=running_version)[release]
     return running_changelog(found, running_version), installed_guard_entries(found)
 
@@ -51,6 +53,9 @@ def read_one(root: Path, running_version: str | None = None, release: str = RELE
         f"linux-image-unsigned-{RELEASE}",
         f"linux-modules-{RELEASE}",
         f"linux-binary-{RELEASE}",
+        f"proxmox-kernel-{RELEASE}",
+        f"proxmox-kernel-{RELEASE}-signed",
+        f"pve-kernel-{RELEASE}",
     ],
 )
 @pytest.mark.parametrize("name", ["changelog.gz", "changelog.Debian.gz"])
@@ -75,26 +80,70 @@ def test_changelog_without_the_running_version_has_a_reason(tmp_path: Path) -> N
     assert changelog.reason == "has no entry for the running version 6.1.201-1: the package was changed since the boot"
 
 
-def test_signed_image_that_says_nothing_yields_to_the_modules_package(tmp_path: Path) -> None:
-    write_changelog(tmp_path, f"linux-image-{RELEASE}", "linux-signed (6.1.200-1) noble; urgency=low\n\n  * Master version: 6.1.200-1\n")
-    assert read_one(tmp_path)[0].get().guard_entries == ()
-    write_changelog(tmp_path, f"linux-modules-{RELEASE}")
-    changelog, installed = read_one(tmp_path, "6.1.200-1")
-    assert changelog.get() == Changelog(package=f"linux-modules-{RELEASE}", guard_entries=(SUBJECT,))
+SIGNED = "linux-signed (6.1.200-1) noble; urgency=low\n\n  * Master version: 6.1.200-1\n"
+SILENT = "linux (6.1.200-1) noble; urgency=low\n\n  * other\n"
+
+
+def test_changelog_of_a_signed_image_does_not_speak_for_the_kernel(tmp_path: Path) -> None:
+    write_changelog(tmp_path, f"linux-image-{RELEASE}", SIGNED)
+    changelog, installed = read_one(tmp_path)
+    assert (changelog.reason or "").startswith("does not name the guard, which says nothing: it only names the version")
+    assert installed is None
+
+
+@pytest.mark.parametrize(("text", "guard"), [(GUARDED, (SUBJECT,)), (SILENT, ())])
+def test_signed_image_that_says_nothing_yields_to_the_modules_package(tmp_path: Path, text: str, guard: tuple[str, ...]) -> None:
+    write_changelog(tmp_path, f"linux-image-{RELEASE}", SIGNED)
+    write_changelog(tmp_path, f"linux-modules-{RELEASE}", text)
+    changelog, installed = read_one(tmp_path)
+    assert changelog.get() == Changelog(package=f"linux-modules-{RELEASE}", guard_entries=guard)
+    assert installed == guard
+
+
+def test_silence_of_proxmox_says_nothing_of_the_ubuntu_kernel_below(tmp_path: Path) -> None:
+    write_changelog(tmp_path, f"proxmox-kernel-{RELEASE}", SILENT)
+    changelog, installed = read_one(tmp_path)
+    assert "not what the Ubuntu kernel below did" in (changelog.reason or "")
+    assert installed is None
+
+
+def test_changelog_that_is_read_and_silent_has_no_entries(tmp_path: Path) -> None:
+    write_changelog(tmp_path, f"linux-image-{RELEASE}", SILENT)
+    changelog, installed = read_one(tmp_path)
+    assert (changelog.get().guard_entries, installed) == ((), ())
+
+
+def test_running_kernel_that_does_not_say_its_version_has_no_changelog(tmp_path: Path) -> None:
+    # A kernel that was built here has the release that it was given, and perhaps that of a package which is installed too.
+    write_changelog(tmp_path, f"linux-image-{RELEASE}")
+    changelog, installed = read_one(tmp_path, running_version=None)
+    assert (changelog.reason or "").startswith("the running kernel does not say which package version it is")
     assert installed == (SUBJECT,)
 
 
-def test_withdrawn_guard_is_no_guard_and_says_so(tmp_path: Path) -> None:
-    write_changelog(tmp_path, f"linux-image-{RELEASE}", f'linux (2-1) x; urgency=low\n\n  * Revert "{SUBJECT}"\n\n  * {SUBJECT}\n')
+@pytest.mark.parametrize("entry", ['Revert "{}"', "{}: reverted, breaks perf", "{} (prepared, not yet applied)"])
+def test_guard_in_doubt_is_no_guard_and_says_so(tmp_path: Path, entry: str) -> None:
+    doubtful = entry.format(SUBJECT)
+    text = f"linux (6.1.200-1) x; urgency=low\n\n  * {doubtful}\n\nlinux (6.1.199-1) x; urgency=low\n\n  * {SUBJECT}\n"
+    write_changelog(tmp_path, f"linux-image-{RELEASE}", text)
     changelog, installed = read_one(tmp_path)
-    assert changelog.reason == f'the newest entry that names the guard withdraws it: Revert "{SUBJECT}"'
-    assert installed == ()
+    assert changelog.reason == f"the newest version that names the guard may withdraw it, or not have it yet: {doubtful}"
+    assert installed is None
+    assert read_one(tmp_path, "6.1.199-1")[0].get().guard_entries == (SUBJECT,)
+
+
+def test_guard_that_one_of_the_packages_withdraws_is_in_doubt(tmp_path: Path) -> None:
+    write_changelog(tmp_path, f"linux-image-{RELEASE}")
+    write_changelog(tmp_path, f"linux-modules-{RELEASE}", GUARDED.replace("* x86", "* Revert x86"))
+    changelog, installed = read_one(tmp_path)
+    assert (changelog.source, changelog.known) == (f"/usr/share/doc/linux-modules-{RELEASE}/changelog.gz", False)
+    assert installed is None
 
 
 def test_no_package_has_a_reason(tmp_path: Path) -> None:
     changelog, installed = read_one(tmp_path)
     assert changelog.reason == f"no package of kernel {RELEASE} has a changelog here, nor is there an rpm database"
-    assert installed == ()
+    assert installed is None
 
 
 @pytest.mark.parametrize(
@@ -140,7 +189,9 @@ def test_arbitrary_bytes_are_refused_with_a_value_error(compressed: bytes) -> No
         ("Linux version 6.12.113+deb12-amd64 (x) #1 SMP PREEMPT_DYNAMIC Debian 6.12.113-1~deb12u1 (2026-11-16)", "", "6.12.113-1~deb12u1"),
         ("Linux version 6.8.0-45-generic (buildd@x) #45-Ubuntu SMP", "Ubuntu 6.8.0-45.45-generic 6.8.12", "6.8.0-45.45"),
         ("", "Ubuntu 6.8.0-45.45~22.04.1-lowlatency-hwe 6.8.12", "6.8.0-45.45~22.04.1"),
+        ("Linux version 6.8.12-11-pve (x) #1 SMP PREEMPT_DYNAMIC PMX 6.8.12-11 (2025-05-22T09:39Z)", "", "6.8.12-11"),
         ("Linux version 5.14.0-503.el9.x86_64 (x) #1 SMP PREEMPT_DYNAMIC Thu", "", None),
+        ("Linux version 6.12.0-kvm (me@here) (gcc (Debian 12.2.0-14) 12.2.0) #7 SMP Mon Jan  5 2026", "", None),
     ],
 )
 def test_running_version_is_what_the_kernel_says_of_itself(version: str, signature: str, expected: str | None) -> None:
@@ -233,24 +284,81 @@ def own_rpm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_rpm_that_hangs_is_given_up(own_rpm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own_rpm.write_text("#!/bin/sh\nexec sleep 60\n")
     monkeypatch.setattr(rpm, "_LIMIT_SECONDS", 0.1)
-    with pytest.raises(rpm.RpmError, match="did not finish within"):
-        list(rpm.query_changelog("/nowhere", "kernel"))
+    with pytest.raises(rpm.RpmTimeoutError, match="did not finish within"):
+        list(rpm.query_changelog("/nowhere", "kernel", deadline=rpm.query_deadline()))
 
 
 def test_rpm_that_closes_its_output_and_hangs_is_given_up(own_rpm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own_rpm.write_text("#!/bin/sh\nexec sleep 60 >&-\n")
     monkeypatch.setattr(rpm, "_LIMIT_SECONDS", 0.1)
-    with pytest.raises(rpm.RpmError, match="did not finish within"):
-        list(rpm.query_changelog("/nowhere", "kernel"))
+    with pytest.raises(rpm.RpmTimeoutError, match="did not finish within"):
+        list(rpm.query_changelog("/nowhere", "kernel", deadline=rpm.query_deadline()))
 
 
 def test_rpm_that_never_stops_writing_is_given_up(own_rpm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own_rpm.write_text("#!/bin/sh\nexec cat /dev/zero\n")
     monkeypatch.setattr(rpm, "_MAX_OUTPUT_BYTES", 1_000_000)
     with pytest.raises(rpm.RpmError, match="wrote more than 1000000 bytes"):
-        list(rpm.query_changelog("/nowhere", "kernel"))
+        list(rpm.query_changelog("/nowhere", "kernel", deadline=rpm.query_deadline()))
 
 
 def test_rpm_is_given_the_package_as_one_argument(own_rpm: Path) -> None:
     own_rpm.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    assert b"".join(rpm.query_changelog("/a b", "kernel; x")) == b"--dbpath\n/a b\n-q\n--changelog\n--\nkernel; x\n"
+    assert (
+        b"".join(rpm.query_changelog("/a b", "kernel; x", deadline=rpm.query_deadline()))
+        == b"--dbpath\n/a b\n-q\n--changelog\n--\nkernel; x\n"
+    )
+
+
+@pytest.fixture
+def asked(own_rpm: Path, tmp_path: Path) -> Path:
+    """Where the program that stands for rpm notes the packages that it was asked about; beside a database that it never reads."""
+    packages = tmp_path / "asked"
+    packages.touch()
+    own_rpm.write_text(f'#!/bin/sh\nfor package; do :; done\necho "$package" >> {packages}\nexit 1\n')
+    (tmp_path / "var/lib/rpm").mkdir(parents=True)
+    (tmp_path / "var/lib/rpm/rpmdb.sqlite").touch()
+    return packages
+
+
+def test_rpm_that_hangs_is_asked_no_more(own_rpm: Path, asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_rpm.write_text(own_rpm.read_text().replace("exit 1", "exec sleep 60"))
+    monkeypatch.setattr(rpm, "_LIMIT_SECONDS", 0.5)
+    releases = [f"5.14.0-{number}.el9.x86_64" for number in range(5)]
+    found = read_changelogs(HostTree(tmp_path), releases, markers=MARKERS, running_version=None)
+    assert len(asked.read_text().splitlines()) <= 1
+    assert len({found[release].reason for release in releases}) == 1
+    assert "rpm did not finish within" in (found[releases[-1]].reason or "")
+
+
+def test_rpm_is_asked_about_the_first_kernels_only(asked: Path, tmp_path: Path) -> None:
+    releases = [f"5.14.0-{number}.el9.x86_64" for number in range(kernel_packages._MAX_RPM_KERNELS + 1)]
+    found = read_changelogs(HostTree(tmp_path), releases, markers=MARKERS, running_version=None)
+    assert asked.read_text().splitlines()[-1] == f"vzkernel-{releases[-2]}"
+    assert found[releases[-2]].reason == f"rpm knows no installed package kernel-core-{releases[-2]}"
+    assert found[releases[-1]].reason == "rpm was asked about 16 other kernels, and about no more"
+
+
+@pytest.mark.usefixtures("asked")
+def test_rpm_kernel_is_tied_to_its_build_by_its_release(own_rpm: Path, tmp_path: Path) -> None:
+    own_rpm.write_text(f"#!/bin/sh\necho '* Tue Jun 02 2026 A <a@example.org> [5.14.0-503]'\necho '- {SUBJECT}'\n")
+    changelog, installed = read_one(tmp_path, running_version=None, release=RPM_RELEASE)
+    assert changelog.get() == Changelog(package=f"kernel-core-{RPM_RELEASE}", guard_entries=(SUBJECT,))
+    assert installed == (SUBJECT,)
+
+
+@pytest.mark.usefixtures("asked")
+def test_rpm_package_without_a_changelog_is_not_silent(own_rpm: Path, tmp_path: Path) -> None:
+    own_rpm.write_text("#!/bin/sh\necho '(none)'\n")
+    changelog, installed = read_one(tmp_path, running_version=None, release=RPM_RELEASE)
+    assert changelog.reason == "does not name the guard, which says nothing: it lists no changes"
+    assert installed is None
+
+
+def test_time_out_is_the_reason_whatever_rpm_said_of_another_name(own_rpm: Path, asked: Path, tmp_path: Path) -> None:
+    own_rpm.write_text(own_rpm.read_text().replace("exit 1", 'case "$package" in kernel-core-*) exit 1;; esac\nexec sleep 60'))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rpm, "_LIMIT_SECONDS", 2.0)
+        changelog, _ = read_one(tmp_path, release=RPM_RELEASE)
+    assert asked.read_text().splitlines()[1:] == [f"kernel-{RPM_RELEASE}"]
+    assert "rpm did not finish within" in (changelog.reason or "")

@@ -54,6 +54,23 @@ def test_patched_object_that_cannot_be_listed_has_a_reason(tmp_path: Path) -> No
     assert (observed.source, observed.reason) == (f"/{FOLDER}/p/kvm", "not a directory")
 
 
-def test_only_the_function_itself_counts() -> None:
-    assert replaces_skip(["kvm_arch_init,1", "kvm_skip_emulated_instruction,2"])
-    assert not replaces_skip(["__pfx_kvm_skip_emulated_instruction,1", "kvm_skip_emulated_instructions,1", ""])
+@pytest.mark.parametrize(
+    "function",
+    [
+        "kvm_skip_emulated_instruction,2",
+        "kvm_pmu_trigger_event,1",
+        "kvm_pmu_trigger_event.isra.0,1",
+        "kvm_pmu_instruction_retired,1",
+    ],
+)
+def test_any_function_that_the_kernel_is_judged_by_counts(tmp_path: Path, function: str) -> None:
+    patch = tmp_path / FOLDER / "p"
+    (patch / "kvm" / function).mkdir(parents=True)
+    (patch / "enabled").write_text("1")
+    (patch / "transition").write_text("0")
+    assert replaces_skip(["kvm_arch_init,1", function])
+    assert [patch.replaces_skip for patch in read_live_patches(HostTree(tmp_path)).get()] == [True]
+
+
+def test_functions_of_similar_names_do_not_count() -> None:
+    assert not replaces_skip(["__pfx_kvm_skip_emulated_instruction,1", "kvm_skip_emulated_instructions,1", "kvm_pmu_trigger_events,1", ""])

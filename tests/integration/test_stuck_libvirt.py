@@ -171,6 +171,8 @@ def test_libvirtd_that_comes_back_in_the_middle_is_asked_on(healthy: LibvirtLab,
             stdout, stderr = audit.communicate(timeout=120)
     assert "Traceback" not in stderr
     result = CommandResult(audit.returncode, stdout, stderr)
+    unknown = {domain["name"]: domain["evidence"] for domain in result.domains.values() if domain["pmu"]["persistent"] == "unknown"}
+    assert unknown == {}
     assert {domain["name"]: domain["pmu"]["persistent"] for domain in result.domains.values()} == dict.fromkeys(NAMES, "off")
 
 

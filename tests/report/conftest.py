@@ -37,7 +37,7 @@ def evidence(source: str = "/sys/module/kvm/parameters/enable_pmu", value: str =
 
 def kernel(**changes: Any) -> KernelReport:
     fields: dict[str, Any] = {
-        "release": seen("/proc/sys/kernel/osrelease", "6.1.0-56-amd64"),
+        "release": "6.1.0-56-amd64",
         "state": KernelState.AFFECTED,
         "body": Body.A,
         "reason": "kvm_pmu_trigger_event is there and nothing shows the guard; the changelog does not name it",
@@ -53,7 +53,7 @@ def host(**changes: Any) -> HostReport:
     fields: dict[str, Any] = {
         "id": HOST_ID,
         "id_provisional": False,
-        "hostname": seen("uname", "compute-17.example.net"),
+        "hostname": "compute-17.example.net",
         "target": Target(kind=TargetKind.LOCAL, uri="qemu:///system"),
         "kernel": kernel(),
         "cpu": seen(
@@ -96,6 +96,7 @@ def host(**changes: Any) -> HostReport:
             ),
         ),
         "libvirt": LibvirtFacts(daemon_version=seen("libvirt", "9.0.0"), driver=seen("libvirt", "QEMU"), listing=seen("libvirt", True)),
+        "unmanaged": seen("/proc/*/fd", ()),
     }
     return HostReport(**(fields | changes))
 
@@ -124,7 +125,7 @@ def domain(
     return DomainReport(
         uuid=f"00000000-0000-4000-8000-{number:012d}",
         name=name,
-        active=seen("libvirt", True),
+        active=True,
         owner=owner or Owner(kind=OwnerKind.LIBVIRT, name="libvirt"),
         pmu=PmuReport(persistent=pmu[0], live=pmu[1]),
         chain=chain(state, action, reason),

@@ -55,3 +55,16 @@ def test_a_domain_is_explained_with_links_verdicts_and_evidence(build: SimpleNam
     assert "fail DOM-PMU-EFFECTIVE" in page
     assert "R-OTHER" not in page
     assert "virDomainGetXMLDesc(INACTIVE): cpu mode host-passthrough" in page
+
+
+@pytest.mark.parametrize(("active", "told"), [(True, "active yes"), (False, "active no"), (None, "active not known")])
+def test_whether_a_domain_runs_is_told_or_said_to_be_unknown(build: SimpleNamespace, *, active: bool | None, told: str) -> None:
+    domain = build.domain().model_copy(update={"active": active})
+    assert f" {told} next " in flat(explain_domain(build.report((domain,)), domain, Look()))
+
+
+def test_nothing_to_save_does_not_claim_that_the_kernel_makes_no_call() -> None:
+    page = flat(explain_words((ChainState.MOOT,), Look()))
+    assert "There is nothing to save on this kernel" in page
+    assert "or one that returns at once" in page
+    assert "no dead PMU work" not in page

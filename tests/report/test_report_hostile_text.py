@@ -12,6 +12,7 @@ from exitguard.model.documents import AuditReport, FactsDocument
 from exitguard.model.domain import DomainDefinition, DomainFacts, Owner, OwnerKind
 from exitguard.model.finding import Subject, SubjectKind, Verdict
 from exitguard.model.history import Gap, Transition
+from exitguard.model.host import UnmanagedGuest
 from exitguard.model.pmu import ChainState, NextAction, PmuElement
 from exitguard.model.record import seen, unseen
 from exitguard.report.changes import Changes, changes_page
@@ -49,7 +50,7 @@ LOOKS = {
 def hostile_report(build: SimpleNamespace, name: str) -> AuditReport:
     """`name` wherever a tenant or a file could have put it."""
     domain = build.domain(name, ChainState.UNKNOWN, NextAction.ASK_OWNER, owner=Owner(kind=OwnerKind.OTHER, name=name), reason=name)
-    domain = domain.model_copy(update={"active": unseen(name, name, unlock=name), "evidence": (build.evidence(name, name),)})
+    domain = domain.model_copy(update={"active": None, "evidence": (build.evidence(name, name),)})
     subject = Subject(kind=SubjectKind.DOMAIN, id=domain.uuid, name=name)
     findings = tuple(
         build.finding(
@@ -57,8 +58,9 @@ def hostile_report(build: SimpleNamespace, name: str) -> AuditReport:
         )
         for verdict in Verdict
     )
-    kernel = build.kernel(release=seen(name, name), reason=name, pending_reboot=True, pending_release=name, disagreements=(name,))
-    host = build.host(hostname=seen(name, name), kernel=kernel, cpu=unseen(name, name, unlock=name))
+    kernel = build.kernel(release=name, reason=name, pending_reboot=True, pending_release=name, disagreements=(name,))
+    unmanaged = seen(name, (UnmanagedGuest(command=name, executable=name), UnmanagedGuest(command=name, executable=None)))
+    host = build.host(hostname=name, kernel=kernel, cpu=unseen(name, name, unlock=name), unmanaged=unmanaged)
     return build.report((domain,), findings, host_report=host, policy=name)
 
 

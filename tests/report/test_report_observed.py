@@ -14,15 +14,16 @@ def test_what_is_inside_of_a_seen_value_is_found_too(build: SimpleNamespace) -> 
     assert [(sighting.within, sighting.observed.reason) for sighting in found] == [(("/opt/qemu",), "permission denied")]
 
 
-def test_the_same_fact_of_many_domains_is_one_gap(build: SimpleNamespace) -> None:
-    domains = tuple(
-        build.domain(f"vm-{number}", number=number).model_copy(update={"active": unseen("libvirt", "no answer within 5 s")})
+def test_the_same_fact_of_many_programs_is_one_gap(build: SimpleNamespace) -> None:
+    programs = tuple(
+        QemuBinary(path=f"/opt/qemu-{number}", version=unseen("/proc", "permission denied"), capability_string=seen("/opt", True))
         for number in range(300)
     )
-    gaps = [gap for gap in missing(build.report(domains)) if gap.topics == ("domains.active",)]
+    report = build.report(host_report=build.host(qemu=seen("/proc", programs)))
+    gaps = [gap for gap in missing(report) if gap.topics == ("host.qemu.version",)]
     assert len(gaps) == 1
     assert len(gaps[0].within) == 300
-    assert gaps[0].within[0] == ("vm-0",)
+    assert gaps[0].within[0] == ("/opt/qemu-0",)
 
 
 def test_all_that_one_source_kept_back_is_one_gap(build: SimpleNamespace) -> None:

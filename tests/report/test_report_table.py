@@ -7,6 +7,7 @@ from rich.cells import cell_len
 
 from exitguard.model.domain import Owner, OwnerKind
 from exitguard.model.finding import Severity, Subject, SubjectKind, Verdict
+from exitguard.model.host import UnmanagedGuest
 from exitguard.model.kernel import KernelState
 from exitguard.model.pmu import ChainState, NextAction, PmuSetting
 from exitguard.model.record import seen, unseen
@@ -63,8 +64,8 @@ def test_stale_report_does_not_claim_that_the_host_is_compliant(build: SimpleNam
 def test_unknown_has_neither_the_word_nor_the_colour_of_a_pass(build: SimpleNamespace) -> None:
     unknown = unseen("somewhere", "permission denied")
     host = build.host(
-        hostname=unknown,
-        kernel=build.kernel(state=KernelState.UNKNOWN, body=None, release=unknown, reason="no evidence"),
+        hostname=None,
+        kernel=build.kernel(state=KernelState.UNKNOWN, body=None, release=None, reason="no evidence"),
         cpu=unknown,
         mitigations=unknown,
         qemu=unknown,
@@ -218,3 +219,39 @@ def test_replaced_program_that_still_runs_is_named(build: SimpleNamespace) -> No
     page = flat(audit_table(build.report(host_report=build.host(qemu=seen("/proc", (program,)))), LOOK))
     assert "still runs, though the file has been replaced" in page
     assert "clears kvm->arch.enable_pmu for pmu=off" in page
+
+
+def test_guests_outside_libvirt_are_told_with_their_programs(build: SimpleNamespace) -> None:
+    guests = (
+        UnmanagedGuest(command="qemu-system-x86", executable="/usr/bin/qemu-system-x86_64"),
+        UnmanagedGuest(command="firecracker", executable=None),
+        UnmanagedGuest(command="qemu-system-x86", executable="/usr/bin/qemu-system-x86_64"),
+    )
+    page = flat(audit_table(build.report(host_report=build.host(unmanaged=seen("/proc/*/fd", guests))), LOOK))
+    told = "3 guests outside libvirt: 2 qemu-system-x86 (/usr/bin/qemu-system-x86_64), firecracker: nothing is known of their PMU"
+    assert told in page
+    one = build.host(unmanaged=seen("/proc/*/fd", guests[1:2]))
+    page = flat(audit_table(build.report(host_report=one), LOOK))
+    assert "1 guest outside libvirt: firecracker: nothing is known of its PMU" in page
+
+
+def test_many_kinds_of_guests_outside_libvirt_are_capped_and_counted(build: SimpleNamespace) -> None:
+    guests = tuple(UnmanagedGuest(command=f"vmm-{number}", executable=None) for number in range(3000))
+    page = flat(audit_table(build.report(host_report=build.host(unmanaged=seen("/proc/*/fd", guests))), LOOK))
+    assert "3,000 guests outside libvirt: vmm-0, vmm-1, vmm-2, vmm-3 and 2,996 more kinds: nothing is known of their PMU" in page
+
+
+def test_no_guest_outside_libvirt_is_worth_no_line(build: SimpleNamespace) -> None:
+    assert "outside libvirt" not in audit_table(build.report(), LOOK)
+
+
+def test_guests_that_could_not_be_looked_for_are_among_what_was_not_seen(build: SimpleNamespace) -> None:
+    hidden = unseen("/proc/*/fd", "permission denied", unlock="run as root")
+    page = flat(audit_table(build.report(host_report=build.host(unmanaged=hidden)), LOOK))
+    assert "guests outside libvirt: permission denied (/proc/*/fd) To see it: run as root" in page[page.index("Not seen") :]
+    assert "outside libvirt" not in page[: page.index("Not seen")]
+
+
+def test_unknown_release_is_said_to_be_unknown(build: SimpleNamespace) -> None:
+    page = flat(audit_table(build.report(host_report=build.host(kernel=build.kernel(release=None))), LOOK))
+    assert "affected, body A release not known" in page

@@ -220,10 +220,10 @@ def judge(observation: Observation, findings: tuple[Finding, ...] | None = None)
         host=HostReport(
             id=host.identity.id,
             id_provisional=False,
-            hostname=host.identity.hostname,
+            hostname=host.identity.hostname.value,
             target=host.target,
             kernel=KernelReport(
-                release=host.kernel.release,
+                release=host.kernel.release.value,
                 state=KernelState.AFFECTED,
                 body=Body.A,
                 reason="6.1 walks every counter",
@@ -237,6 +237,7 @@ def judge(observation: Observation, findings: tuple[Finding, ...] | None = None)
             kvm=host.kvm,
             qemu=host.qemu,
             libvirt=host.libvirt,
+            unmanaged=host.unmanaged,
         ),
         domains=tuple(_domain_report(domain, at) for domain in facts.domains),
         findings=findings,
@@ -252,7 +253,7 @@ def _domain_report(domain: DomainFacts, at: datetime) -> DomainReport:
     return DomainReport(
         uuid=domain.uuid,
         name=domain.name,
-        active=domain.active,
+        active=domain.active.value,
         owner=domain.owner,
         pmu=PmuReport(persistent=PmuSetting.DEFAULT_ON, live=PmuSetting.DEFAULT_ON),
         chain=Chain(

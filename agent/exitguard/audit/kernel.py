@@ -124,10 +124,10 @@ def _settle(statements: tuple[KernelStatement, ...]) -> tuple[KernelState, str, 
 
 def _replaced_by_live_patch(kernel: KernelFacts) -> str | None:
     if kernel.live_patches.value is None:
-        return f"whether a live patch has replaced {ANCHOR} cannot be seen: {kernel.live_patches.reason}"
+        return f"whether a live patch has replaced {ANCHOR} or its PMU call cannot be seen: {kernel.live_patches.reason}"
     for patch in kernel.live_patches.value:
         if patch.replaces_skip and (patch.enabled or patch.transition):
-            return f"live patch {patch.name} replaces {ANCHOR}: the original says nothing about what runs"
+            return f"live patch {patch.name} replaces {ANCHOR} or its PMU call: the original says nothing about what runs"
     return None
 
 
@@ -160,10 +160,14 @@ def _helpful_kernel(kernel: KernelFacts, kernels: Kernels) -> str | None:
 
 
 def _helps(installed: InstalledKernel, kernel: KernelFacts, kernels: Kernels) -> bool:
+    if kernel.release.value is None:
+        return False  # it may be the running one
+    if installed.release == kernel.release.value:
+        # A newer build under the same name, where the changelog of the running one is known to be silent.
+        running = kernel.changelog.value
+        return bool(installed.guard_entries) and running is not None and not running.guard_entries
     if installed.guard_entries:
-        return True  # of the running release too: a newer build of it under the same name
-    if kernel.release.value is None or installed.release == kernel.release.value:
-        return False
+        return True
     lineage = find_kernel_lineage(kernels, installed.release)
     # An older kernel without the call is no cure, and an inference is no ground for a reboot.
     return lineage is not None and lineage.state is KernelState.EQUIVALENT and lineage.provenance is not Provenance.INFERENCE

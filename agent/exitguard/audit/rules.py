@@ -112,9 +112,11 @@ def _unread_kernels(kernel: KernelFacts) -> str | None:
     """Why it cannot be told whether an installed kernel would help; None where it can."""
     if kernel.installed.value is None:
         return f"which kernels are installed cannot be seen: {kernel.installed.reason}"
-    unread = [each.release for each in kernel.installed.value if each.guard_entries is None]
-    if unread:
-        return f"whether an installed kernel would help cannot be told: no changelog of {', '.join(unread[:5])} could be read"
+    open_ones = [each.release for each in kernel.installed.value if each.guard_entries is None]
+    # The running release again: a build under the same name that has the guard, while it is not known which build runs.
+    open_ones += [each.release for each in kernel.installed.value if each.guard_entries and each.release == kernel.release.value]
+    if open_ones:
+        return f"whether an installed kernel would help cannot be told: no changelog settles it for {', '.join(open_ones[:5])}"
     return f"which kernel runs cannot be seen: {kernel.release.reason}" if kernel.release.value is None else None
 
 

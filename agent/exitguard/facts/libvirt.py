@@ -15,6 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -28,6 +29,8 @@ _MAX_STUCK = 3
 _MAX_RECONNECTIONS = 2
 _OPENING_FACTOR = 4
 _SLICE_SECONDS = 0.5
+#: Answers are taken by the handful: to be woken for each costs both threads more than the answer itself.
+_HANDFUL_SECONDS = 0.0005
 _INSTALL = "install libvirt-daemon-system and start libvirtd (or virtqemud); the package exitguard[host] for libvirt-python"
 _PERMISSION = "a user who may open libvirt's read-only socket (libvirt-sock-ro), or membership in group libvirt"
 
@@ -210,6 +213,9 @@ class _Conversation:
 
         It waits in slices, since a Ctrl-C that arrives just before a wait is only noticed after it.
         """
+        with suppress(queue.Empty):
+            return self.answers.get_nowait()
+        time.sleep(_HANDFUL_SECONDS)
         until = time.monotonic() + limit_seconds
         while True:
             left_seconds = until - time.monotonic()
@@ -238,7 +244,8 @@ class _Conversation:
             except self.libvirt.libvirtError as error:
                 if error.get_error_code() == self.libvirt.VIR_ERR_NO_DOMAIN:
                     self.answers.put(_Gone(listed.uuid))
-                elif not _is_alive(self.libvirt, connection):
+                elif error.get_error_domain() == self.libvirt.VIR_FROM_RPC or not _is_alive(self.libvirt, connection):
+                    # The daemon forwards its own errors with their own domain; VIR_FROM_RPC is the conversation itself.
                     self.answers.put(_Lost(f"the connection to libvirt broke: {_message(error)}"))
                     return
                 else:

@@ -47,7 +47,7 @@ class InstalledKernel(Record):
 
 
 class LivePatch(Record):
-    """One /sys/kernel/livepatch/<name>; `replaces_skip` means that it patches kvm_skip_emulated_instruction."""
+    """One /sys/kernel/livepatch/<name>; `replaces_skip`: it patches the function that skips an instruction, or its PMU call."""
 
     name: str
     enabled: bool
