@@ -153,8 +153,15 @@ def _action_table(judgements: list[tuple[ChainInput, Links, ChainState]]) -> Ite
 
     def pairs() -> Iterator[tuple[Situation, str]]:
         for given, links, state in situations.values():
-            for owner, locked, clears, helpful in product(OwnerKind, (False, True), Tri, (False, True)):
-                each = replace(given, owner=owner, locked=locked, next_qemu_clears=clears, helpful_kernel_installed=helpful)
+            for owner, locked, cannot, clears, helpful in product(OwnerKind, (False, True), (False, True), Tri, (False, True)):
+                each = replace(
+                    given,
+                    owner=owner,
+                    locked=locked,
+                    kvm_cannot_clear=cannot,
+                    next_qemu_clears=clears,
+                    helpful_kernel_installed=helpful,
+                )
                 situation = (
                     state.value,
                     given.asked_on.value,
@@ -164,13 +171,24 @@ def _action_table(judgements: list[tuple[ChainInput, Links, ChainState]]) -> Ite
                     links.kernel.value,
                     "yes" if locked else "no",
                     owner.value,
+                    "no" if cannot else "yes",
                     clears.value,
                     "yes" if helpful else "no",
                 )
                 yield situation, f"**{judge_next_action(each, links, state).value}**"
 
     links = ("running", "defined", "kept", "kernel")
-    columns = ("state", "asked", *links, "locked", "owner", "installed QEMU clears it", "better kernel installed", "next action")
+    columns = (
+        "state",
+        "asked",
+        *links,
+        "locked",
+        "owner",
+        "KVM can clear it",
+        "installed QEMU does",
+        "better kernel installed",
+        "next action",
+    )
     yield _table(columns, _collect(pairs()))
 
 
@@ -230,7 +248,7 @@ _OTHER_RULES = """## The other rules of the host
 | rule | pass | fail | not_applicable | unknown |
 | --- | --- | --- | --- | --- |
 | HOST-KERNEL-REBOOT | no installed kernel would help | one would | - | whether one would cannot be told |
-| HOST-QEMU-PMU-CAP | every QEMU here clears enable_pmu | one, or KVM itself, does not | nothing to save, or all is cleared | one cannot be told |
+| HOST-QEMU-PMU-CAP | every QEMU here clears it | one, or KVM itself, does not | nothing to save, or all is cleared | one cannot be told |
 | HOST-SOURCES | every required source was seen | - | - | one was not, or guests are outside libvirt |
 | HOST-IDENTITY | one host id, one machine-id | one host id, two machine-ids | nothing is stored | the machine-id cannot be seen |
 | NOVA-DEFAULT-OFF | witnesses for it, none against | witnesses against it, none for | no Nova instance | no witness, or both kinds |

@@ -208,8 +208,15 @@ def every_decision() -> tuple[tuple[ChainInput, Links, ChainState, NextAction], 
         situations.setdefault((state, links, given.asked_on, given.run, given.applicable), (given, links, state))
     decided = []
     for given, links, state in situations.values():
-        for owner, locked, next_clears, helpful in product(OwnerKind, (False, True), Tri, (False, True)):
-            each = replace(given, owner=owner, locked=locked, next_qemu_clears=next_clears, helpful_kernel_installed=helpful)
+        for owner, locked, cannot, next_clears, helpful in product(OwnerKind, (False, True), (False, True), Tri, (False, True)):
+            each = replace(
+                given,
+                owner=owner,
+                locked=locked,
+                kvm_cannot_clear=cannot,
+                next_qemu_clears=next_clears,
+                helpful_kernel_installed=helpful,
+            )
             decided.append((each, links, state, judge_next_action(each, links, state)))
     return tuple(decided)
 
@@ -254,13 +261,13 @@ def test_a_restart_is_advised_only_where_it_brings_pmu_off_into_force() -> None:
     for given, links, state, action in every_decision():
         if action is NextAction.RESTART_GUEST:
             assert links.defined is not NO
-            assert state is ChainState.PENDING_RESTART or given.next_qemu_clears is YES
+            assert state is ChainState.PENDING_RESTART or (given.next_qemu_clears is YES and not given.kvm_cannot_clear)
 
 
 def test_a_kernel_is_installed_only_for_an_affected_one_and_booted_where_one_is_installed_already() -> None:
     for given, links, _, action in every_decision():
         if action in (NextAction.INSTALL_GUARDED_KERNEL, NextAction.BOOT_INSTALLED_KERNEL):
-            assert links.kernel is NO
+            assert links.kernel is NO or given.kvm_cannot_clear
             assert given.helpful_kernel_installed == (action is NextAction.BOOT_INSTALLED_KERNEL)
 
 
@@ -269,6 +276,7 @@ def test_qemu_is_upgraded_only_where_pmu_off_does_not_get_through() -> None:
         if action is NextAction.UPGRADE_QEMU:
             assert state is ChainState.NOT_PROPAGATED
             assert given.next_qemu_clears is not YES
+            assert not given.kvm_cannot_clear
 
 
 @pytest.mark.parametrize(
@@ -287,6 +295,11 @@ def test_qemu_is_upgraded_only_where_pmu_off_does_not_get_through() -> None:
         ({"keeps": NO, "owner": OwnerKind.NOVA}, ChainState.REVERTS, NextAction.SET_PMU_OFF_IN_NOVA),
         ({"qemu_clears": NO, "next_qemu_clears": NO}, ChainState.NOT_PROPAGATED, NextAction.UPGRADE_QEMU),
         ({"qemu_clears": NO, "next_qemu_clears": YES}, ChainState.NOT_PROPAGATED, NextAction.RESTART_GUEST),
+        (
+            {"qemu_clears": NO, "next_qemu_clears": YES, "kvm_cannot_clear": True},
+            ChainState.NOT_PROPAGATED,
+            NextAction.INSTALL_GUARDED_KERNEL,
+        ),
         ({"qemu_clears": NO, "persistent": PmuSetting.DEFAULT_ON}, ChainState.NOT_PROPAGATED, NextAction.SET_PMU_OFF),
         ({"live": PmuSetting.DEFAULT_ON, "persistent": PmuSetting.NONE}, ChainState.NOT_PROPAGATED, NextAction.OBSERVE),
         ({"kernel": KernelState.AFFECTED}, ChainState.UNGUARDED, NextAction.INSTALL_GUARDED_KERNEL),
