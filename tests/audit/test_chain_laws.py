@@ -275,7 +275,7 @@ def test_qemu_is_upgraded_only_where_pmu_off_does_not_get_through() -> None:
     for given, _, state, action in every_decision():
         if action is NextAction.UPGRADE_QEMU:
             assert state is ChainState.NOT_PROPAGATED
-            assert given.next_qemu_clears is not YES
+            assert given.next_qemu_clears is NO
             assert not given.kvm_cannot_clear
 
 
@@ -294,6 +294,7 @@ def test_qemu_is_upgraded_only_where_pmu_off_does_not_get_through() -> None:
         ({"persistent": PmuSetting.DEFAULT_ON}, ChainState.REVERTS, NextAction.SET_PMU_OFF),
         ({"keeps": NO, "owner": OwnerKind.NOVA}, ChainState.REVERTS, NextAction.SET_PMU_OFF_IN_NOVA),
         ({"qemu_clears": NO, "next_qemu_clears": NO}, ChainState.NOT_PROPAGATED, NextAction.UPGRADE_QEMU),
+        ({"qemu_clears": NO}, ChainState.NOT_PROPAGATED, NextAction.OBSERVE),
         ({"qemu_clears": NO, "next_qemu_clears": YES}, ChainState.NOT_PROPAGATED, NextAction.RESTART_GUEST),
         (
             {"qemu_clears": NO, "next_qemu_clears": YES, "kvm_cannot_clear": True},

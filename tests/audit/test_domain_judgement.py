@@ -162,7 +162,7 @@ def test_where_guests_run_another_file_of_the_same_name_the_one_on_disk_is_not_l
     saved = domain(number=2, defined=OFF, run=OFF, saved=True)
     report = judge(facts(running, saved, kernel=GUARDED, binaries=(QEMU_11,)), RULEBOOK)
     assert [each.chain.state for each in report.domains] == [ChainState.NOT_PROPAGATED, ChainState.UNKNOWN]
-    assert report.domains[0].chain.next_action is NextAction.UPGRADE_QEMU
+    assert report.domains[0].chain.next_action is NextAction.OBSERVE
     (capability,) = [each for each in report.findings if each.rule == "HOST-QEMU-PMU-CAP"]
     assert capability.verdict is Verdict.UNKNOWN
 

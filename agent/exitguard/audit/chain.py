@@ -234,7 +234,13 @@ def _propagate(given: ChainInput, links: Links) -> NextAction:
         return _set_off(given.owner)
     if given.kvm_cannot_clear:
         return _change_kernel(given)
-    return NextAction.RESTART_GUEST if given.next_qemu_clears is YES else NextAction.UPGRADE_QEMU
+    match given.next_qemu_clears:
+        case Tri.YES:
+            return NextAction.RESTART_GUEST
+        case Tri.NO:
+            return NextAction.UPGRADE_QEMU
+        case Tri.UNKNOWN:
+            return NextAction.OBSERVE  # perhaps a restart is enough
 
 
 def _before_next_start(given: ChainInput, links: Links) -> NextAction:
