@@ -24,7 +24,7 @@ tested := $(shell find agent tests policies playbooks -type f -not -name '*.pyc'
 .PHONY: help setup setup-dev audit test check mutation bench generate clean
 
 help:
-	@sed -n 's/^#   //p' Makefile; echo 'others: setup check bench generate clean'
+	@sed -n 's/^#   //p' Makefile; echo 'others: setup check mutation bench generate clean'
 
 setup:
 	@scripts/set_up.sh host
@@ -35,7 +35,8 @@ setup-dev:
 # The verdict is for the reader: not compliant (2) and unknown (3) are results of an audit that ran.
 audit: setup
 	@status=0; EXITGUARD_STATE_DIR=$(state) $(bin)/exitguard audit $(AUDIT_ARGS) || status=$$?; \
-	case $$status in 0 | 2 | 3) ;; *) exit $$status ;; esac
+	case $$status in 0 | 2 | 3) ;; *) exit $$status ;; esac; \
+	echo 'Go on with: EXITGUARD_STATE_DIR=$(state) $(bin)/exitguard report, explain, doctor ...' >&2
 
 test: setup-dev
 	@scripts/system_packages.sh test || echo 'Going on without a local libvirtd and QEMU: the tests that need them are skipped.' >&2

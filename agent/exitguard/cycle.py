@@ -1,4 +1,4 @@
-"""One audit cycle: observe, judge, remember. The daemon runs it on a schedule, `exitguard audit` once.
+"""One audit cycle: observe, judge, remember.
 
 The order matters: the policy is loaded first, since nothing runs on a bad one; and what was observed is reported even where
 it could not be stored, with a notice that says so.

@@ -14,7 +14,7 @@ Laws (tests/audit/test_chain_laws.py proves these and more over all combinations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import lru_cache
 
 from exitguard.model.domain import OwnerKind
 from exitguard.model.kernel import KernelState
@@ -82,7 +82,7 @@ class Links:
         )
 
 
-@cache
+@lru_cache(maxsize=4096)  # most domains of a host are alike
 def judge_chain(given: ChainInput) -> Chain:
     """The links, the headline state, and the next action of one domain."""
     links = judge_links(given)

@@ -11,7 +11,7 @@ from exitguard.model.evidence import Evidence
 from exitguard.model.finding import Finding, Subject, SubjectKind, Verdict
 from exitguard.model.host import KernelFacts
 from exitguard.model.kernel import KernelState, KernelStatement
-from exitguard.model.pmu import LinkName, PmuSetting, Tri
+from exitguard.model.pmu import Chain, ChainState, LinkName, PmuSetting, Tri
 from exitguard.model.record import Observed
 from exitguard.policy.schema import Check, Rule, SourceName, SourcesParameters
 
@@ -254,10 +254,14 @@ def _domain_check(name: LinkName | None, judge: Callable[[DomainJudgement], Verd
             verdict = judge(domain)
             link = next((link for link in report.chain.links if link.name is name), None)
             by_state = link is None or verdict is Verdict.NOT_APPLICABLE
-            reason = f"{report.chain.state.value}: {report.chain.reason}" if by_state or link is None else link.reason
+            reason = _chain_reason(report.chain) if by_state or link is None else link.reason
             yield finding(rule, domain.subject, verdict, reason, report.evidence)
 
     return check
+
+
+def _chain_reason(chain: Chain) -> str:
+    return chain.reason if chain.state is ChainState.NOT_APPLICABLE else f"{chain.state.value}: {chain.reason}"
 
 
 def _opt_out_honoured(rule: Rule, judged: Judged) -> Iterator[Finding]:

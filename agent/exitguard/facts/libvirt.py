@@ -31,7 +31,7 @@ _OPENING_FACTOR = 4
 _SLICE_SECONDS = 0.5
 #: Answers are taken by the handful: to be woken for each costs both threads more than the answer itself.
 _HANDFUL_SECONDS = 0.0005
-_INSTALL = "install libvirt-daemon-system and start libvirtd (or virtqemud); the package exitguard[host] for libvirt-python"
+_INSTALL = "install libvirt-daemon-system and start libvirtd (or virtqemud)"
 _PERMISSION = "a user who may open libvirt's read-only socket (libvirt-sock-ro), or membership in group libvirt"
 
 

@@ -1,7 +1,7 @@
 """The processes behind running domains, and virtual machines that libvirt does not know. One pass over /proc for the host.
 
-A command line proves little by itself, since any user can start a process with any arguments: a process counts as a
-domain's only if it alone carries the domain's uuid and runs as the user that libvirt labelled the domain with.
+A command line proves little by itself, since any user can start a process with any arguments. Where libvirt's label names the
+user that the domain runs as, only a process of that user counts; and it must be the only one that carries the domain's uuid.
 """
 
 import os
