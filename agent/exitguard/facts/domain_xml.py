@@ -18,8 +18,8 @@ from exitguard.model.pmu import PmuElement
 LIMIT_CHARACTERS = 4 << 20
 _MAX_NAME = 4096
 _MAX_OVERRIDES = 8
-#: Two texts each of more domains than a host has; and only such texts as libvirt writes, not what a stranger's file may hold.
-_MAX_REMEMBERED = 16_384
+#: Two texts each of four thousand domains, some 30 MB at worst; and only such texts as libvirt writes, not what a stranger's file may hold.
+_MAX_REMEMBERED = 8_192
 _REMEMBERED_CHARACTERS = 1 << 16
 
 _QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
