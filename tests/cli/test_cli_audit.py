@@ -42,7 +42,7 @@ def test_host_of_which_nothing_can_be_seen_is_3(exitguard: Run, empty_host: Path
 
 
 def test_json_is_a_report_that_fits_its_schema_and_agrees_with_the_exit_code(exitguard: Run, failing_host: Path) -> None:
-    result = exitguard("audit", "--sysroot", failing_host, "--format", "json")
+    result = exitguard("audit", "--sysroot", failing_host, "--no-store", "--format", "json")
     document = json.loads(result.stdout)
     Draft202012Validator(schema("audit"), format_checker=Draft202012Validator.FORMAT_CHECKER).validate(document)
     assert document["summary"]["exit_code"] == result.returncode == 2
@@ -80,7 +80,7 @@ def test_output_file_holds_the_same_and_standard_output_nothing(
 def test_full_disk_leaves_the_old_file_whole(environment: dict[str, str], compliant_host: Path, tmp_path: Path) -> None:
     target = tmp_path / "report"
     target.write_text("old")
-    command = f'ulimit -f 1; exec "$0" -B -m exitguard audit --sysroot {compliant_host} --format json --output {target}'
+    command = f'ulimit -f 1; exec "$0" -B -m exitguard audit --no-store --sysroot {compliant_host} --format json --output {target}'
     result = subprocess.run(["/bin/bash", "-c", command, sys.executable], env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr.startswith(f"exitguard: {target}: could not be written: file too large")
@@ -181,6 +181,34 @@ def test_other_host_named_on_the_command_line_is_not_put_into_this_hosts_store(e
     assert (tmp_path / "its-own" / "host-id").exists()
 
 
+@pytest.mark.parametrize("option", ["--connect", "--sysroot"])
+def test_audit_that_is_not_stored_unasked_says_so(exitguard: Run, compliant_host: Path, tmp_path: Path, option: str) -> None:
+    target = "test:///default" if option == "--connect" else str(compliant_host)
+    result = exitguard("audit", option, target)
+    assert result.stderr.startswith(f"Not stored: the configured state directory is not for {target}")
+    assert "Give it a --state-dir of its own." in result.stderr
+    assert "(provisional: this audit is not stored)" in " ".join(result.stdout.split())
+    assert exitguard("audit", option, target, "--no-store").stderr == ""
+    assert exitguard("audit", option, target, "--state-dir", tmp_path / "its-own").stderr == ""
+
+
+def test_configured_target_named_again_is_stored_in_silence(exitguard: Run, tmp_path: Path) -> None:
+    result = exitguard("audit", "--connect", "test:///default", env={"EXITGUARD_CONNECT": "test:///default"})
+    assert result.stderr == ""
+    assert (tmp_path / "state/host-id").exists()
+
+
+def test_fault_of_a_waiver_file_is_the_operators_to_correct_and_no_defect(exitguard: Run, compliant_host: Path, tmp_path: Path) -> None:
+    waivers = tmp_path / "waivers.yaml"
+    waivers.write_text("kind: waivers\nschema_version: 1\nwaivers:\n  - nonsense\n")
+    result = exitguard("audit", "--no-store", "--sysroot", compliant_host, "--waivers", waivers)
+    assert result.returncode == 1
+    assert "defect" not in result.stdout
+    assert "broke" not in result.stdout
+    told = "".join(result.stdout.split())
+    assert f"1.Correct{waivers}:4,see`exitguardwaivercheck{waivers}`" in told
+
+
 def test_configured_target_is_remembered_unless_told_otherwise(exitguard: Run, tmp_path: Path) -> None:
     env = {"EXITGUARD_CONNECT": "test:///default"}
     exitguard("audit", "--no-store", env=env)
@@ -199,8 +227,8 @@ def test_store_that_cannot_be_used_is_told_and_the_audit_still_speaks(exitguard:
 
 
 def test_information_is_logged_only_when_asked_for(exitguard: Run, compliant_host: Path) -> None:
-    assert exitguard("audit", "--sysroot", compliant_host).stderr == ""
-    result = exitguard("-v", "audit", "--sysroot", compliant_host)
+    assert exitguard("audit", "--no-store", "--sysroot", compliant_host).stderr == ""
+    result = exitguard("-v", "audit", "--no-store", "--sysroot", compliant_host)
     event = json.loads(result.stderr)
     assert (event["event"], event["level"], event["exit_code"]) == ("audit.finished", "info", 0)
     console = exitguard("-v", "--log-format", "console", "audit", "--sysroot", compliant_host)

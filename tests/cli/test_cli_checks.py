@@ -75,6 +75,34 @@ def test_bad_waivers_of_every_file_are_told(exitguard: Run, tmp_path: Path) -> N
     assert f"{bad_scope}:6: " in result.stderr
 
 
+def test_waiver_for_an_unknown_rule_is_not_good(exitguard: Run, tmp_path: Path) -> None:
+    file = tmp_path / "waivers.yaml"
+    file.write_text(GOOD_WAIVER.replace("DOM-PMU-PERSISTENT", "DOM-PMU-LIFE"))
+    result = exitguard("waiver", "check", file)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert f"{file}:5: waivers[0].rules[0]: " in result.stderr
+    assert "did you mean 'DOM-PMU-LIVE'?" in result.stderr
+
+
+def test_expired_waiver_is_not_good(exitguard: Run, tmp_path: Path) -> None:
+    file = tmp_path / "waivers.yaml"
+    file.write_text(GOOD_WAIVER.replace("2036-01-01", "2026-01-02"))
+    result = exitguard("waiver", "check", file)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert f"{file}:10: waivers[0].expires: expired on 2026-01-02T00:00:00" in result.stderr
+
+
+def test_waivers_are_checked_by_the_rules_of_the_given_or_configured_policy(exitguard: Run, tmp_path: Path) -> None:
+    policy, waivers, config = tmp_path / "policy.yaml", tmp_path / "waivers.yaml", tmp_path / "config.yaml"
+    rule = "id: SITE-RULE, severity: low, title: t, rationale: r, subject: domain, check: pmu_live"
+    policy.write_text(f"kind: policy\nschema_version: 1\nid: site\nversion: '1'\ntitle: t\nrules: [{{{rule}}}]\n")
+    waivers.write_text(GOOD_WAIVER.replace("DOM-PMU-PERSISTENT", "SITE-RULE"))
+    assert exitguard("waiver", "check", waivers).returncode == 1
+    assert exitguard("waiver", "check", waivers, "--policy", policy).returncode == 0
+    config.write_text(f"policy_files: [{policy}]\n")
+    assert exitguard("waiver", "check", waivers).returncode == 0
+
+
 @pytest.mark.parametrize("arguments", [(), ("FILE",)])
 def test_good_settings(exitguard: Run, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     result = exitguard("config", "check", *(tmp_path / "config.yaml" for _ in arguments))

@@ -26,7 +26,8 @@ MODULE = [sys.executable, "-m", "exitguard"]
         (("policy",), "Usage: exitguard policy"),
         (("adit",), "No such command 'adit'"),
         (("audit", "--frobnicate"), "No such option: --frobnicate"),
-        (("audit", "--format", "xml"), "'xml' is not one of"),
+        (("audit", "--format", "xml"), "Invalid value for '--format' / '-f': 'xml' is not one of"),
+        (("--log-format", "xml", "audit"), "Invalid value for '--log-format': 'xml' is not one of"),
         (("audit", "--timeout", "0"), "--timeout"),
         (("audit", "--timeout", "soon"), "--timeout"),
         (("audit", "--sysroot", "/", "--connect", "test:///default"), "give either --sysroot or --connect"),
@@ -115,7 +116,7 @@ def test_a_check_that_broke_makes_exit_code_1(monkeypatch: pytest.MonkeyPatch, c
     summary = real.report.summary.model_copy(update={"exit_code": 1})
     broken = cycle.AuditOutcome(real.observation, real.report.model_copy(update={"summary": summary}), ("a notice\nin two lines",))
     monkeypatch.setattr(cycle, "run_audit", lambda _: broken)
-    assert run(["audit", "--sysroot", str(tmp_path)]) == 1
+    assert run(["audit", "--no-store", "--sysroot", str(tmp_path)]) == 1
     told = capsys.readouterr()
     assert told.out.startswith("ERROR")
     assert told.err == "a notice\nin two lines\n"
@@ -150,7 +151,7 @@ def test_ctrl_c_ends_quietly_with_130(environment: dict[str, str], tmp_path: Pat
     assert (out, err) == ("", "")
 
 
-@pytest.mark.parametrize("arguments", [["audit"], ["facts"], ["doctor"], ["audit", "--format", "json"]])
+@pytest.mark.parametrize("arguments", [["audit", "--no-store"], ["facts"], ["doctor"], ["audit", "--no-store", "--format", "json"]])
 def test_reader_that_went_away_is_no_error_and_the_verdict_stays(
     environment: dict[str, str], empty_host: Path, arguments: list[str]
 ) -> None:
@@ -175,10 +176,29 @@ def test_reader_that_went_away_hears_nothing_more(environment: dict[str, str], a
 
 def test_full_disk_behind_standard_output_is_an_error(environment: dict[str, str], empty_host: Path) -> None:
     with Path("/dev/full").open("w") as full:
-        command = [*MODULE, "audit", "--sysroot", str(empty_host)]
+        command = [*MODULE, "audit", "--no-store", "--sysroot", str(empty_host)]
         result = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr == "exitguard: standard output could not be written: no space left on device\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["audit", "--help"], ["waiver", "-h"]])
+def test_full_disk_behind_the_help_is_told_as_behind_any_verb(environment: dict[str, str], arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run([*MODULE, *arguments], env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr == "exitguard: standard output could not be written: no space left on device\n"
+
+
+def test_full_disk_elsewhere_is_not_blamed_on_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def break_down(_: cycle.AuditRequest) -> cycle.AuditOutcome:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cycle, "run_audit", break_down)
+    assert run(["audit", "--sysroot", str(tmp_path)]) == 1
+    assert "exitguard: unexpected OSError" in capsys.readouterr().err
 
 
 def test_closed_standard_output_is_an_error(environment: dict[str, str], empty_host: Path) -> None:

@@ -68,3 +68,41 @@ def test_hostile_topic_is_told_harmlessly(exitguard: Run, empty_host: Path) -> N
     assert result.returncode == 64
     assert "\x1b" not in result.stderr
     assert len(result.stderr) < 5000
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "set",
+        "live",
+        "next",
+        "state",
+        "owner",
+        "enable_pmu",
+        "Compliant",
+        "not compliant",
+        "provisional",
+        "stale",
+        "severity",
+        "TCG",
+        "remedy",
+    ],
+)
+def test_words_that_reports_print_are_explained(exitguard: Run, topic: str) -> None:
+    result = exitguard("explain", topic)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"{topic.lower()}  ")
+
+
+def test_locked_tells_the_command_that_sets_the_mark(exitguard: Run) -> None:
+    told = " ".join(exitguard("explain", "locked").stdout.split())
+    assert "`virsh metadata DOMAIN urn:exitguard:domain:1 --key exitguard --set '<locked/>' --config`" in told
+
+
+def test_a_word_that_is_like_none_gets_no_far_fetched_hint(exitguard: Run, failing_host: Path) -> None:
+    near = exitguard("explain", "complient", "--sysroot", failing_host)
+    assert "near it are: compliant\n" in near.stderr
+    far = exitguard("explain", "rarity", "--sysroot", failing_host)
+    assert far.returncode == 64
+    assert "near it" not in far.stderr
+    assert "not the one domain that was seen; expected a rule such as" in far.stderr

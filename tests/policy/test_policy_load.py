@@ -5,6 +5,7 @@ In the files below, the line to blame ends in `# <-`.
 
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,7 @@ WAIVER = """\
     created: 2026-01-01T00:00:00Z
     expires: 2026-12-31T00:00:00+01:00
 """
+RULE_IDS = ("HOST-KERNEL-GUARD", "DOM-PMU-LIVE")
 WAIVERS = f"kind: waivers\nschema_version: 1\nwaivers:\n{WAIVER}"
 
 
@@ -383,7 +385,7 @@ def test_malformed_waiver_is_left_out_alone(write: Write, entry: str, path: str,
     good = WAIVER.replace("CHG-1", "CHG-2")
     text = f"kind: waivers\nschema_version: 1\nwaivers:\n{entry}{good}"
     file = write(text)
-    waivers, (problem,) = load_waivers((file,))
+    waivers, (problem,) = load_waivers((file,), rule_ids=RULE_IDS)
     assert [waiver.id for waiver in waivers] == ["CHG-2"]
     assert (problem.file, problem.line, problem.path) == (str(file), marked_line(text), path)
     assert message in problem.message
@@ -404,26 +406,26 @@ def test_malformed_waiver_is_left_out_alone(write: Write, entry: str, path: str,
 )
 def test_file_that_is_no_waiver_file_waives_nothing_and_takes_no_other_with_it(write: Write, text: str, path: str, message: str) -> None:
     bad, good = write(text, "bad.yaml"), write(WAIVERS, "good.yaml")
-    waivers, (problem,) = load_waivers((bad, good))
+    waivers, (problem,) = load_waivers((bad, good), rule_ids=RULE_IDS)
     assert [waiver.id for waiver in waivers] == ["CHG-1"]
     assert (problem.file, problem.line, problem.path) == (str(bad), marked_line(text), path)
     assert message in problem.message
 
 
 def test_waiver_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
-    waivers, (problem,) = load_waivers((tmp_path / "missing.yaml",))
+    waivers, (problem,) = load_waivers((tmp_path / "missing.yaml",), rule_ids=RULE_IDS)
     assert waivers == ()
     assert problem.message == "expected a file, found none"
 
 
 def test_waiver_file_without_waivers_is_good(write: Write) -> None:
-    assert load_waivers((write("kind: waivers\nschema_version: 1\n"),)) == ((), ())
+    assert load_waivers((write("kind: waivers\nschema_version: 1\n"),), rule_ids=RULE_IDS) == ((), ())
 
 
 def test_of_two_waivers_with_one_id_the_first_stands(write: Write) -> None:
     first = write(WAIVERS, "a.yaml")
     second = write(WAIVERS.replace("somebody", "somebody else"), "b.yaml")
-    (waiver,), (problem,) = load_waivers((first, second))
+    (waiver,), (problem,) = load_waivers((first, second), rule_ids=RULE_IDS)
     assert waiver.approver == "somebody"
     assert (problem.file, problem.line, problem.path) == (str(second), 4, "waivers[0].id")
     assert f"which is taken in {first}:4" in problem.message
@@ -433,3 +435,37 @@ def test_bad_waivers_do_not_stop_the_rulebook(write: Write) -> None:
     rulebook = load_rulebook(waiver_files=(write(WAIVERS + "  - CHG-2\n"),))
     assert [waiver.id for waiver in rulebook.waivers] == ["CHG-1"]
     assert [problem.path for problem in rulebook.waiver_problems] == ["waivers[1]"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "path", "message"),
+    [
+        ("[HOST-KERNEL-GARD] # <-", "rules[0]", "found 'HOST-KERNEL-GARD': did you mean 'HOST-KERNEL-GUARD'?"),
+        ("[DOM-PMU-LIVE, ZZZ-ZZZ] # <-", "rules[1]", "found 'ZZZ-ZZZ': `exitguard policy show` lists them"),
+    ],
+)
+def test_waiver_for_a_rule_that_the_policy_does_not_have_is_left_out_alone(write: Write, rules: str, path: str, message: str) -> None:
+    text = WAIVERS.replace("[HOST-KERNEL-GUARD]", rules) + WAIVER.replace("CHG-1", "CHG-2")
+    waivers, (problem,) = load_waivers((write(text),), rule_ids=RULE_IDS)
+    assert [waiver.id for waiver in waivers] == ["CHG-2"]
+    assert (problem.line, problem.path) == (marked_line(text), f"waivers[0].{path}")
+    assert message in problem.message
+
+
+def test_rulebook_takes_waivers_for_the_rules_of_its_own_policy_only(write: Write) -> None:
+    waivers = write(WAIVERS, "waivers.yaml")
+    assert load_rulebook(waiver_files=(waivers,)).waiver_problems == ()
+    rulebook = load_rulebook((write(POLICY),), (waivers,))
+    assert rulebook.waivers == ()
+    assert [problem.path for problem in rulebook.waiver_problems] == ["waivers[0].rules[0]"]
+
+
+def test_expired_waiver_is_a_problem_only_for_who_asks_by_the_clock(write: Write) -> None:
+    file = write(WAIVERS)
+    end = datetime(2026, 12, 30, 23, tzinfo=UTC)
+    assert len(load_waivers((file,), rule_ids=RULE_IDS)[0]) == 1
+    assert load_waivers((file,), rule_ids=RULE_IDS, now=end - timedelta(seconds=1))[1] == ()
+    waivers, (problem,) = load_waivers((file,), rule_ids=RULE_IDS, now=end)
+    assert waivers == ()
+    assert (problem.line, problem.path) == (11, "waivers[0].expires")
+    assert problem.message.startswith("expired on 2026-12-30T23:00:00")

@@ -28,7 +28,10 @@ def test_every_shipped_rule_is_explained_whole(rule: Rule) -> None:
     assert f"severity {rule.severity}" in page
     for reference in rule.references:
         assert flat(reference) in page or reference.split("https://")[-1].split()[0] in "".join(page.split())
-    assert (f"The remedy is {rule.remedy}." if rule.remedy else "No remedy is named") in page
+    assert page.count("When it fails") == 1
+    if rule.remedy is not None:
+        assert f"Remedy {rule.remedy}: Will " in page
+        assert "This version names it and does not apply it" in page
 
 
 def test_a_word_with_several_meanings_gets_them_all() -> None:
@@ -68,3 +71,22 @@ def test_nothing_to_save_does_not_claim_that_the_kernel_makes_no_call() -> None:
     assert "There is nothing to save on this kernel" in page
     assert "or one that returns at once" in page
     assert "no dead PMU work" not in page
+
+
+@pytest.mark.parametrize(
+    ("rule_id", "told"),
+    [
+        ("HOST-SOURCES", "Run `exitguard doctor`: "),
+        ("POLICY-WAIVERS", "Run `exitguard waiver check FILE`: "),
+        ("DOM-PMU-LIVE", "No remedy is named: a person decides what to do."),
+    ],
+)
+def test_a_rule_without_a_remedy_says_where_to_look(rule_id: str, told: str) -> None:
+    (rule,) = (rule for rule in RULES if rule.id == rule_id)
+    assert f"When it fails {told}" in flat(explain_rule(rule, Look()))
+
+
+def test_terms_are_explained_after_the_members_of_that_name() -> None:
+    page = explain_words((KernelState.GUARDED,), Look(), terms=("stale",))
+    assert page.startswith("guarded  state of a kernel\n")
+    assert "\nstale  answer of an audit\n" in page

@@ -6,7 +6,7 @@ import pytest
 from rich.cells import cell_len
 
 from exitguard.model.domain import Owner, OwnerKind
-from exitguard.model.finding import Severity, Subject, SubjectKind, Verdict
+from exitguard.model.finding import Finding, Severity, Subject, SubjectKind, Verdict
 from exitguard.model.host import UnmanagedGuest
 from exitguard.model.kernel import KernelState
 from exitguard.model.pmu import ChainState, NextAction, PmuSetting
@@ -211,7 +211,7 @@ def test_without_utf_8_the_page_is_ascii(build: SimpleNamespace) -> None:
 
 def test_provisional_id_is_said_to_be_one(build: SimpleNamespace) -> None:
     page = flat(audit_table(build.report(host_report=build.host(id_provisional=True)), LOOK))
-    assert "(provisional: this host keeps no store)" in page
+    assert "(provisional: this audit is not stored)" in page
 
 
 def test_replaced_program_that_still_runs_is_named(build: SimpleNamespace) -> None:
@@ -255,3 +255,48 @@ def test_guests_that_could_not_be_looked_for_are_among_what_was_not_seen(build: 
 def test_unknown_release_is_said_to_be_unknown(build: SimpleNamespace) -> None:
     page = flat(audit_table(build.report(host_report=build.host(kernel=build.kernel(release=None))), LOOK))
     assert "affected, body A release not known" in page
+
+
+def waiver_finding(build: SimpleNamespace, verdict: Verdict, name: str, place: str = "waivers") -> Finding:
+    found: Finding = build.finding(
+        verdict,
+        "POLICY-WAIVERS",
+        subject=Subject(kind=SubjectKind.POLICY, id=f"id of {name}", name=name),
+        reason=f"reason of {name}",
+        evidence=(build.evidence(place, "what was wrong"),),
+    )
+    return found
+
+
+def test_faults_of_waiver_files_are_to_be_corrected_and_are_no_defect(build: SimpleNamespace) -> None:
+    faults = (
+        waiver_finding(build, Verdict.ERROR, "waivers[0].expires", "/etc/a.yaml:7"),
+        waiver_finding(build, Verdict.ERROR, "waivers[1]", "/etc/a.yaml:9"),
+        waiver_finding(build, Verdict.ERROR, "/etc/my b.yaml", "/etc/my b.yaml"),
+    )
+    page = flat(audit_table(build.report(findings=faults), LOOK))
+    assert page.startswith("ERROR compute-17.example.net: 3 faults in the waiver files to correct; what is at fault is not applied.")
+    assert "1. Correct /etc/a.yaml:7, /etc/a.yaml:9, /etc/my b.yaml, see `exitguard waiver check /etc/a.yaml '/etc/my b.yaml'`" in page
+    assert "defect" not in page
+    assert "broke" not in page
+
+
+def test_a_check_that_broke_stays_a_defect_beside_a_fault_of_a_waiver(build: SimpleNamespace) -> None:
+    fault = waiver_finding(build, Verdict.ERROR, "waivers[0]", "/etc/a.yaml:7")
+    page = flat(audit_table(build.report(findings=(build.finding(Verdict.ERROR, "R-BROKEN"), fault)), LOOK))
+    assert "1 check broke" in page
+    assert "1. A check broke; that is a defect, report it with its reason above: R-BROKEN 2. Correct /etc/a.yaml:7" in page
+
+
+def test_a_waiver_that_covers_nothing_gets_a_step(build: SimpleNamespace) -> None:
+    one = waiver_finding(build, Verdict.FAIL, "CHG-1")
+    page = flat(audit_table(build.report(findings=(one,)), LOOK))
+    assert "1. Renew, correct or remove 1 waiver that covers nothing: CHG-1" in page
+    several = tuple(waiver_finding(build, Verdict.FAIL, f"CHG-{number}") for number in range(6))
+    page = flat(audit_table(build.report(findings=several), LOOK))
+    assert "6 waivers that cover nothing: CHG-0, CHG-1, CHG-2, CHG-3 and 2 more" in page
+
+
+def test_a_waiver_in_force_gets_no_step(build: SimpleNamespace) -> None:
+    page = audit_table(build.report(findings=(waiver_finding(build, Verdict.PASS, "CHG-1"),)), LOOK)
+    assert page.endswith("What to do next\n  Nothing.\n")

@@ -20,7 +20,7 @@ from exitguard.cli.options import (
     WaiversOption,
 )
 from exitguard.cli.output import look_for, note, write_result
-from exitguard.cli.target import Asked, request_for
+from exitguard.cli.target import Asked, request_for, unstored_notice
 
 
 def audit(
@@ -40,7 +40,8 @@ def audit(
     """Observe this host and its domains, judge them by the policy, and say what is so. Changes nothing."""
     configure_logging(context.obj, os.environ)
     what = Asked(connect=connect, sysroot=sysroot, policy=policy, waivers=waivers, config=config, state_dir=state_dir)
-    request = request_for(replace(what, no_store=no_store, timeout=timeout), os.environ)
+    what = replace(what, no_store=no_store, timeout=timeout)
+    request = request_for(what, os.environ)
 
     import structlog  # noqa: PLC0415 - as the next
 
@@ -53,6 +54,6 @@ def audit(
     structlog.get_logger().info(
         "audit.finished", domains=len(report.domains), exit_code=report.summary.exit_code, **report.summary.by_verdict
     )
-    note(outcome.notices)
+    note((*unstored_notice(what, request), *outcome.notices))
     write_result(json_text(report) if output_format is Format.JSON else audit_table(report, look_for(output, os.environ)), output)
     raise typer.Exit(report.summary.exit_code)

@@ -7,13 +7,16 @@ from collections.abc import Iterable, Sequence
 import typer
 
 from exitguard.cli.app import app
-from exitguard.cli.output import OutputError, note, silence_stdout
+from exitguard.cli.output import OutputError, note, silence_stdout, unwritable_stdout
 from exitguard.cli.refusal import Refusal
 
 _EXIT_ERROR = 1
 _EXIT_USAGE = 64  # EX_USAGE of sysexits.h; Typer's own is 2, which means "not compliant" here
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _BEFORE_THE_VERB = ("--debug", "--log-format", "--verbose", "-v")
+
+#: What pydantic, with which Typer reads values, sets before the sentence of a ValueError.
+_VALIDATORS_PREFIX = "Value error, "
 
 #: Typer vendors Click or depends on it, by version; BadParameter is the public name that leads to both classes.
 _UsageError: type[typer.BadParameter] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
@@ -35,6 +38,10 @@ def run(arguments: Sequence[str]) -> int:
         silence_stdout()
         return end.code if isinstance(end.code, int) else _EXIT_ERROR
     except Exception as error:  # noqa: BLE001 - the outer edge
+        if isinstance(error, OSError) and _raised_by_typer(error):
+            silence_stdout()
+            note(_sentences(unwritable_stdout(error)))
+            return _EXIT_ERROR
         if "--debug" in arguments or os.environ.get("EXITGUARD_DEBUG"):
             traceback.print_exc()
         note(_sentences(error))
@@ -42,7 +49,14 @@ def run(arguments: Sequence[str]) -> int:
     return outcome if isinstance(outcome, int) else 0
 
 
+def _raised_by_typer(error: OSError) -> bool:
+    """Whether Typer's own code failed: all that it reads or writes is the help, or a completion, on standard output."""
+    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
+    return str(innermost.f_globals.get("__name__")).partition(".")[0] in {"typer", "click"}
+
+
 def _usage(error: typer.BadParameter) -> Iterable[str]:
+    error.message = error.message.removeprefix(_VALIDATORS_PREFIX)
     if error.ctx is None:
         return [f"exitguard: {error.format_message()}", "Try 'exitguard --help'."]
     if type(error).__name__ == "NoArgsIsHelpError":

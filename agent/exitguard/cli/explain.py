@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from exitguard.report.page import Look
 
 _MOST_NEAR = 5
+_NEAR = 0.75  # as difflib counts; at its own 0.6 `severity` is near to `reverts`
 
 
 def explain(
@@ -62,28 +63,33 @@ def explain(
 
 
 def _explain_word(topic: str, rules: "tuple[Rule, ...]", look: "Look") -> str | None:
-    from exitguard.report import explanation, words  # noqa: PLC0415 - `--help` does without
+    from exitguard.report import explanation, terms, words  # noqa: PLC0415 - `--help` does without
 
     rule = next((rule for rule in rules if rule.id == topic.strip().upper()), None)
     if rule is not None:
         return explanation.explain_rule(rule, look)
-    members = words.members_named(topic)
-    return explanation.explain_words(members, look) if members else None
+    members, names = words.members_named(topic), terms.terms_named(topic)
+    return explanation.explain_words(members, look, terms=names) if members or names else None
 
 
 def _explain_domain(topic: str, rules: "tuple[Rule, ...]", report: "AuditReport", look: "Look") -> str:
-    from exitguard.report import explanation, words  # noqa: PLC0415 - `--help` does without
+    from exitguard.report import explanation, terms, words  # noqa: PLC0415 - `--help` does without
 
     domains = [domain for domain in report.domains if topic in {domain.name, domain.uuid} or topic.lower() == domain.uuid]
     if domains:
         return "\n".join(explanation.explain_domain(report, domain, look) for domain in domains)
-    known = [*(rule.id for rule in rules), *words.all_names(), *(domain.name for domain in report.domains)]
-    near = difflib.get_close_matches(topic[:100], known, n=_MOST_NEAR) or difflib.get_close_matches(
-        topic[:100].upper(), [rule.id for rule in rules], n=_MOST_NEAR, cutoff=0.4
-    )
-    seen = f"none of the {len(report.domains)} domains that were seen" if report.domains else "and no domain was seen"
+    near = _near(topic, [*(rule.id for rule in rules), *words.all_names(), *terms.TERMS, *(domain.name for domain in report.domains)])
+    count = len(report.domains)
+    one_or_more = "not the one domain that was seen" if count == 1 else f"none of the {count} domains that were seen"
+    seen = one_or_more if count else "and no domain was seen"
     hint = f"near it are: {', '.join(near)}" if near else f"expected a rule such as {rules[0].id}, a state such as effective, or a domain"
     raise typer.BadParameter(f"{topic!r} is no rule of the policy, no word of the reports, {seen}; {hint}", param_hint="RULE|STATE|DOMAIN")
+
+
+def _near(topic: str, known: list[str]) -> list[str]:
+    """The known names that `topic` may have been meant for, in whatever case."""
+    by_folded = {name.casefold(): name for name in known}
+    return [by_folded[folded] for folded in difflib.get_close_matches(topic[:100].casefold(), by_folded, n=_MOST_NEAR, cutoff=_NEAR)]
 
 
 def _fresh(request: "AuditRequest") -> "AuditReport":

@@ -47,7 +47,12 @@ def _write_stdout(text: str) -> None:
         silence_stdout()
     except OSError as error:
         silence_stdout()
-        raise OutputError(f"standard output could not be written: {(error.strerror or str(error)).lower()}") from error
+        raise unwritable_stdout(error) from error
+
+
+def unwritable_stdout(error: OSError) -> OutputError:
+    """What is said where standard output takes no more."""
+    return OutputError(f"standard output could not be written: {(error.strerror or str(error)).lower()}")
 
 
 def silence_stdout() -> None:

@@ -50,6 +50,15 @@ def request_for(asked: Asked, environ: Mapping[str, str]) -> "AuditRequest":
     return replace(request, state_dir=asked.state_dir or remembered)
 
 
+def unstored_notice(asked: Asked, request: "AuditRequest") -> tuple[str, ...]:
+    """What to tell who may take an audit for remembered that is not: its target is named on this command line alone, without a store."""
+    if request.state_dir is not None or asked.no_store:
+        return ()
+    target = request.target.uri or request.target.sysroot
+    why = f"the configured state directory is not for {target}, which only this command line names"
+    return (f"Not stored: {why}. Give it a --state-dir of its own.",)
+
+
 def state_dir_for(asked: Asked, environ: Mapping[str, str]) -> Path:
     """Where earlier audits are remembered. Raises config.ConfigError for bad settings."""
     from exitguard.config import load_settings  # noqa: PLC0415 - as above

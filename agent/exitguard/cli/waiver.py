@@ -1,11 +1,13 @@
-"""`exitguard waiver check`: whether waiver files would be accepted."""
+"""`exitguard waiver check`: whether waiver files would be accepted, and whether their waivers can cover anything."""
 
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from exitguard.cli.options import some_path
+from exitguard.cli.options import ConfigOption, PolicyOption, some_path
 from exitguard.cli.output import write_result
 from exitguard.cli.refusal import Refusal
 
@@ -18,12 +20,20 @@ def waiver() -> None:
 
 
 @app.command()
-def check(files: Annotated[list[Path], typer.Argument(metavar="FILE...", parser=some_path, help="Waiver files.")]) -> None:
-    """Say whether the files hold well-formed waivers; all problems at once."""
-    from exitguard.model.finding import EXIT_ERROR  # noqa: PLC0415 - `--help` does without
-    from exitguard.policy.load import load_waivers  # noqa: PLC0415
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", parser=some_path, help="Waiver files.")],
+    policy: PolicyOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Say whether the waivers are well formed, about rules of the policy, and not expired; all problems at once."""
+    from exitguard.config import load_settings  # noqa: PLC0415 - `--help` does without
+    from exitguard.model.finding import EXIT_ERROR  # noqa: PLC0415
+    from exitguard.policy.load import load_rulebook, load_waivers  # noqa: PLC0415
 
-    waivers, problems = load_waivers(tuple(files))
+    # The policy that `audit` would judge by here, so that both say the same of a waiver.
+    policy_files = tuple(policy or ()) or load_settings(config, os.environ).settings.policy_files
+    rule_ids = [rule.id for rule in load_rulebook(policy_files).policy.rules]
+    waivers, problems = load_waivers(tuple(files), rule_ids=rule_ids, now=datetime.now(UTC))
     if problems:
         raise Refusal(*(problem.sentence for problem in problems), code=EXIT_ERROR)
     ids = "".join(f", {waiver.id}" for waiver in waivers)

@@ -4,18 +4,21 @@ Nothing runs on a bad policy: every problem of every file is collected and raise
 left out, which fails closed, and the audit reports it.
 """
 
+import difflib
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
+from exitguard.model.time import format_rfc3339
 from exitguard.policy.problem import Problem, ProblemsError, bounded_problems
 from exitguard.policy.schema import Costs, Kernels, Policy, Qemus, Rulebook, Waiver, Waivers
 from exitguard.policy.validation import shown, validate
-from exitguard.policy.yaml_source import LIMIT_BYTES, SourceError, YamlSource, YamlValue, parse_yaml
+from exitguard.policy.yaml_source import LIMIT_BYTES, SourceError, YamlPath, YamlSource, YamlValue, parse_yaml
 from exitguard.resources import ResourcesError, policies_dir
 
 Content = Policy | Kernels | Qemus | Costs
@@ -61,15 +64,18 @@ def load_rulebook(policy_files: tuple[Path, ...] = (), waiver_files: tuple[Path,
     costs = _only(Costs, given, shipped, problems)
     if problems:
         raise PolicyError(bounded_problems(problems))
-    waivers, waiver_problems = load_waivers(waiver_files)
+    waivers, waiver_problems = load_waivers(waiver_files, rule_ids=[rule.id for rule in policy.rules])
     return Rulebook(policy=policy, kernels=kernels, qemus=qemus, costs=costs, waivers=waivers, waiver_problems=waiver_problems)
 
 
-def load_waivers(files: tuple[Path, ...]) -> tuple[tuple[Waiver, ...], tuple[Problem, ...]]:
+def load_waivers(
+    files: tuple[Path, ...], *, rule_ids: Collection[str], now: datetime | None = None
+) -> tuple[tuple[Waiver, ...], tuple[Problem, ...]]:
     """The well-formed waivers of the files, and what is wrong with the others.
 
-    A malformed entry is left out alone; where the file itself is not a waiver file of a known schema, all of it is. Of two
-    waivers with the same id the first stands.
+    A malformed entry, or one for a rule that is not in `rule_ids`, is left out alone; where the file itself is not a waiver
+    file of a known schema, all of it is. Of two waivers with the same id the first stands. With `now`, one that has expired
+    by then is a problem too; an audit goes without, since it tells expired waivers as what they are.
     """
     waivers: list[Waiver] = []
     problems: list[Problem] = []
@@ -93,8 +99,30 @@ def load_waivers(files: tuple[Path, ...]) -> tuple[tuple[Waiver, ...], tuple[Pro
                 problems.append(source.problem((*path, "id"), taken))
                 continue
             stands_in[waiver.id] = source.problem((*path, "id"), "").where
+            useless = _useless(waiver, source, path, rule_ids, now)
+            if useless:
+                problems.extend(useless)
+                continue
             waivers.append(waiver)
     return tuple(waivers), tuple(problems)
+
+
+def _useless(waiver: Waiver, source: YamlSource, at: YamlPath, rule_ids: Collection[str], now: datetime | None) -> list[Problem]:
+    """Why a well-formed waiver, which stands in `source` at the path `at`, can cover nothing (any more)."""
+    problems = [
+        source.problem((*at, "rules", index), f"expected a rule of the policy, found {rule!r}: {_rule_hint(rule, rule_ids)}")
+        for index, rule in enumerate(waiver.rules)
+        if rule not in rule_ids
+    ]
+    if now is not None and waiver.expires <= now:
+        expired = f"expired on {format_rfc3339(waiver.expires)}: renew it with a later date, or remove it"
+        problems.append(source.problem((*at, "expires"), expired))
+    return problems
+
+
+def _rule_hint(rule: str, rule_ids: Collection[str]) -> str:
+    near = difflib.get_close_matches(rule, rule_ids, n=1)
+    return f"did you mean {near[0]!r}?" if near else "`exitguard policy show` lists them"
 
 
 def read_source(path: Path) -> YamlSource:

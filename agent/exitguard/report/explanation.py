@@ -10,19 +10,32 @@ from exitguard.model.documents import AuditReport, DomainReport
 from exitguard.model.evidence import Evidence
 from exitguard.model.finding import Finding, Verdict
 from exitguard.model.pmu import Link, Tri
-from exitguard.policy.schema import Rule
+from exitguard.policy.schema import Check, Rule
 from exitguard.report.page import BAD, DOUBT, FAINT, GOOD, STRONG, Look, hanging, heading, indented, labelled, render
 from exitguard.report.table_domains import STATE_STYLES
 from exitguard.report.table_findings import VERDICT_STYLES
+from exitguard.report.terms import TERMS
 from exitguard.report.words import KINDS, WORDS, label, meaning
 
 _MOST_EVIDENCE = 40
+#: The checks for which another verb says what to do.
+_TOLD_BY = {
+    Check.SOURCES: "Run `exitguard doctor`: it names each source that was not seen, why, and which privilege or package would show it.",
+    Check.WAIVERS: "Run `exitguard waiver check FILE`: it names each waiver that cannot work, with its line. Renew, correct or remove it.",
+}
 _MARKS = {Tri.YES: ("yes", GOOD), Tri.NO: ("no", BAD), Tri.UNKNOWN: ("?", DOUBT)}
 
 
-def explain_words(members: Sequence[StrEnum], look: Look) -> str:
-    """What each of the words means, and what kind of word it is."""
-    return render(look, (part for member in members for part in _word(member, look)))
+def explain_words(members: Sequence[StrEnum], look: Look, *, terms: Sequence[str] = ()) -> str:
+    """What each of the words and of the names in TERMS means, and what kind of word it is."""
+    return render(
+        look, [*(part for member in members for part in _word(member, look)), *(part for term in terms for part in _term(term, look))]
+    )
+
+
+def _term(name: str, look: Look) -> Iterator[RenderableType]:
+    yield Text.assemble(look.own(name, STRONG), look.own(f"  {TERMS[name].kind}", FAINT))
+    yield indented(look.own(TERMS[name].meaning))
 
 
 def _word(member: StrEnum, look: Look) -> Iterator[RenderableType]:
@@ -41,10 +54,14 @@ def explain_rule(rule: Rule, look: Look) -> str:
         indented(look.foreign(" ".join(rule.rationale.split()), limit_characters=4000)),
         heading(look, "When it fails"),
     ]
-    if rule.remedy is None:
-        parts.append(indented(look.own("No remedy is named: a person decides what to do.")))
+    if rule.remedy is not None:
+        parts.append(
+            indented(Text.assemble(look.own("Remedy "), look.own(rule.remedy, STRONG), look.own(f": {TERMS[rule.remedy].meaning}")))
+        )
+    elif rule.check in _TOLD_BY:
+        parts.append(indented(look.own(_TOLD_BY[rule.check])))
     else:
-        parts.append(indented(Text.assemble(look.own("The remedy is "), look.foreign(rule.remedy, STRONG), look.own("."))))
+        parts.append(indented(look.own("No remedy is named: a person decides what to do.")))
     if rule.references:
         parts.append(heading(look, "References"))
         parts.extend(hanging(look, "-", look.foreign(reference, limit_characters=400)) for reference in rule.references)

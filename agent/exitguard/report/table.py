@@ -1,5 +1,7 @@
 """An audit report for a person at a terminal: the answer first, then the host, its domains, what is wrong, what to do next."""
 
+import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
@@ -8,7 +10,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from exitguard.model.documents import AuditReport
-from exitguard.model.finding import EXIT_COMPLIANT, EXIT_ERROR, EXIT_NOT_COMPLIANT, EXIT_UNKNOWN, Verdict
+from exitguard.model.finding import EXIT_COMPLIANT, EXIT_ERROR, EXIT_NOT_COMPLIANT, EXIT_UNKNOWN, Finding, SubjectKind, Verdict
 from exitguard.model.pmu import NextAction
 from exitguard.report.page import BAD, DOUBT, FAINT, GOOD, STRONG, WORST, Look, counted, hanging, heading, indented, listed, render
 from exitguard.report.table_domains import domains_section
@@ -27,6 +29,7 @@ _ACTION_ORDER = (
     NextAction.ASK_OWNER,
     NextAction.OBSERVE,
 )
+_MOST_FILES = 3
 
 
 def audit_table(report: AuditReport, look: Look, *, stale: bool = False) -> str:
@@ -67,7 +70,7 @@ def _answer(report: AuditReport, tally: Counter[Verdict], *, stale: bool) -> tup
     """The word, its colour, and what follows the host's name."""
     match report.summary.exit_code:
         case code if code == EXIT_ERROR:
-            return "ERROR", "magenta", f"{counted(tally[Verdict.ERROR], 'check')} broke, so the answer is not complete."
+            return "ERROR", "magenta", _errors(report)
         case code if code == EXIT_NOT_COMPLIANT:
             also = f", {tally[Verdict.UNKNOWN]:,} undecided" if tally[Verdict.UNKNOWN] else ""
             return "NOT COMPLIANT", BAD, f"{counted(tally[Verdict.FAIL], 'check fails', 'checks fail')}{also}."
@@ -80,6 +83,19 @@ def _answer(report: AuditReport, tally: Counter[Verdict], *, stale: bool) -> tup
         case _:
             waived = f", but for {tally[Verdict.WAIVED]:,} waived" if tally[Verdict.WAIVED] else ""
             return "COMPLIANT", GOOD, f"{counted(tally[Verdict.PASS], 'check passes', 'checks pass')}{waived}."
+
+
+def _errors(report: AuditReport) -> str:
+    """Checks that broke are a defect of this program; what is wrong in a waiver file is the operator's to correct."""
+    errors = [finding for finding in report.findings if finding.verdict is Verdict.ERROR]
+    broken = sum(not _is_about_waivers(finding) for finding in errors)
+    if broken or not errors:
+        return f"{counted(broken, 'check')} broke, so the answer is not complete."
+    return f"{counted(len(errors), 'fault')} in the waiver files to correct; what is at fault is not applied."
+
+
+def _is_about_waivers(finding: Finding) -> bool:
+    return finding.subject.kind is SubjectKind.POLICY
 
 
 def _circumstances(report: AuditReport, look: Look) -> Text:
@@ -103,7 +119,7 @@ def _circumstances(report: AuditReport, look: Look) -> Text:
 
 def _next_section(report: AuditReport, look: Look) -> Iterator[RenderableType]:
     yield heading(look, "What to do next")
-    steps = [*_broken_checks(report, look), *_remedies(report, look), *_domain_steps(report, look)]
+    steps = [*_broken_checks(report, look), *_waiver_steps(report, look), *_remedies(report, look), *_domain_steps(report, look)]
     for number, step in enumerate(steps, start=1):
         yield hanging(look, f"{number}.", step)
     if not steps:
@@ -114,10 +130,34 @@ def _next_section(report: AuditReport, look: Look) -> Iterator[RenderableType]:
 
 
 def _broken_checks(report: AuditReport, look: Look) -> Iterator[Text]:
-    rules = sorted({finding.rule for finding in report.findings if finding.verdict is Verdict.ERROR})
+    rules = sorted({finding.rule for finding in report.findings if finding.verdict is Verdict.ERROR and not _is_about_waivers(finding)})
     if rules:
         yield Text.assemble(
             look.own("A check broke; that is a defect, report it with its reason above: ", WORST), look.foreign(listed(rules))
+        )
+
+
+def _waiver_steps(report: AuditReport, look: Look) -> Iterator[Text]:
+    """What to correct in which line, and which waivers do nothing (any more)."""
+    about_waivers = [finding for finding in report.findings if _is_about_waivers(finding)]
+    # The source is `file` or `file:line` (policy/problem.py).
+    places = list(dict.fromkeys(one.source for each in about_waivers if each.verdict is Verdict.ERROR for one in each.evidence))
+    if places:
+        files = dict.fromkeys(re.sub(r":[0-9]+$", "", place) for place in places)
+        command = f"exitguard waiver check {shlex.join(list(files)[:_MOST_FILES])}"
+        yield Text.assemble(
+            look.own("Correct ", WORST),
+            look.foreign(listed(places), limit_characters=400),
+            look.own(", see "),
+            look.foreign(f"`{command}`", limit_characters=400),
+        )
+    failing = list(dict.fromkeys(finding.subject.name for finding in about_waivers if finding.verdict is Verdict.FAIL))
+    if failing:
+        yield Text.assemble(
+            look.own(
+                f"Renew, correct or remove {counted(len(failing), 'waiver')} that {'covers' if len(failing) == 1 else 'cover'} nothing: "
+            ),
+            look.foreign(listed(failing), STRONG),
         )
 
 

@@ -177,7 +177,7 @@ def _unmanaged(guests: Observed[tuple[UnmanagedGuest, ...]], look: Look) -> Text
 
 def _identity(host: HostReport, look: Look) -> Text:
     text = look.foreign(host.id, FAINT)
-    return text.append_text(look.own(" (provisional: this host keeps no store)", FAINT)) if host.id_provisional else text
+    return text.append_text(look.own(" (provisional: this audit is not stored)", FAINT)) if host.id_provisional else text
 
 
 def _cpu(host: HostReport, look: Look) -> Text:

@@ -120,7 +120,11 @@ _VERDICTS: dict[StrEnum, Words] = {
     Verdict.UNKNOWN: Words(
         "unknown", "What would decide the rule could not be seen. Neither a pass nor a fail; `exitguard doctor` says what would show it."
     ),
-    Verdict.ERROR: Words("error", "The check itself broke: a defect of exitguard or of its policy, not a statement about the host."),
+    Verdict.ERROR: Words(
+        "error",
+        "The check itself broke: a defect of exitguard, not a statement about the host. Of a waiver: its entry in the file has a fault, "
+        "and is not applied.",
+    ),
 }
 
 _LINKS: dict[StrEnum, Words] = {
@@ -249,9 +253,12 @@ def meaning(member: StrEnum) -> str:
 
 def members_named(topic: str) -> tuple[StrEnum, ...]:
     """Every member that is written `topic`, as in the JSON or as its label; `-` and `_` are alike, case does not matter."""
-    wanted = _normal(topic)
+    wanted = normal_form(topic)
     return tuple(
-        member for entries in WORDS.values() for member, words in entries.items() if wanted in {_normal(member.value), _normal(words.label)}
+        member
+        for entries in WORDS.values()
+        for member, words in entries.items()
+        if wanted in {normal_form(member.value), normal_form(words.label)}
     )
 
 
@@ -260,5 +267,6 @@ def all_names() -> tuple[str, ...]:
     return tuple(sorted({member.value for entries in WORDS.values() for member in entries}))
 
 
-def _normal(text: str) -> str:
+def normal_form(text: str) -> str:
+    """`text` as names are compared."""
     return text.strip().lower().replace("-", "_").replace(" ", "_")
