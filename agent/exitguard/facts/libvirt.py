@@ -250,6 +250,8 @@ class _Conversation:
                     return
                 else:
                     self.answers.put(_unknown(listed, self.uri, _message(error)))
+            except UnicodeDecodeError as error:
+                self.answers.put(_unknown(listed, self.uri, f"libvirt's answer is not UTF-8: {error.reason}"))
         self.answers.put(_Finished())
 
     def _open(self, connection: Any) -> list[tuple[_Listed, Any]]:

@@ -48,6 +48,8 @@ def apply_waivers(
     The first waiver that covers a finding is named by it; a later one that covers it too counts as active all the same.
     A waiver is in force from `created` until before `expires`.
     """
+    if not waivers:
+        return findings, WaiverUse()
     in_force = tuple(waiver for waiver in waivers if waiver.created <= now < waiver.expires)
     domains = tuple({finding.subject.id: finding.subject for finding in findings if finding.subject.kind is SubjectKind.DOMAIN}.values())
     here = tuple(_concerns(waiver, host_id, hostname, domains) for waiver in in_force)
