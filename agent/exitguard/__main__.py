@@ -13,7 +13,7 @@ def main() -> None:
     try:
         if arguments == ["--version"]:
             sys.exit(_print_version())
-        from exitguard.cli.edge import run  # noqa: PLC0415 - see above
+        from exitguard.cli.edge import run
 
         sys.exit(run(arguments))
     except KeyboardInterrupt:

@@ -79,8 +79,8 @@ def observe(request: AuditRequest) -> Observation:
 
     Of this machine the host id is the one in the state directory where there is one: such facts can be joined with stored ones.
     """
-    from exitguard.store.errors import StoreError  # noqa: PLC0415 - light, but of no use without a state directory
-    from exitguard.store.state_dir import read_host_id  # noqa: PLC0415
+    from exitguard.store.errors import StoreError
+    from exitguard.store.state_dir import read_host_id
 
     tree = _tree(request)
     rulebook = load_rulebook(request.policy_files, request.waiver_files)
@@ -139,8 +139,8 @@ def _open_store(request: AuditRequest, notices: list[str]) -> "Iterator[HostStor
     if request.state_dir is None:
         yield None
         return
-    from exitguard.store.errors import StoreError  # noqa: PLC0415 - SQLAlchemy is heavy, and needed only here
-    from exitguard.store.host import HostStore  # noqa: PLC0415
+    from exitguard.store.errors import StoreError
+    from exitguard.store.host import HostStore
 
     try:
         store = HostStore.open(request.state_dir, now=datetime.now(UTC))
@@ -160,7 +160,7 @@ def _open_store(request: AuditRequest, notices: list[str]) -> "Iterator[HostStor
 
 def _remembered_target(store: "HostStore") -> Target | None:
     """Whose history the store keeps; None for a new one, and for one that cannot be read (record() will say so, and note the gap)."""
-    from exitguard.store.errors import StoreError  # noqa: PLC0415 - loaded already, with the store
+    from exitguard.store.errors import StoreError
 
     try:
         return store.target()
@@ -169,7 +169,7 @@ def _remembered_target(store: "HostStore") -> Target | None:
 
 
 def _machine_ids(store: "HostStore", identity: HostIdentity, notices: list[str]) -> tuple[str, ...]:
-    from exitguard.store.errors import StoreError  # noqa: PLC0415 - loaded already, with the store
+    from exitguard.store.errors import StoreError
 
     if identity.machine_id.value is None:
         return ()
@@ -181,7 +181,7 @@ def _machine_ids(store: "HostStore", identity: HostIdentity, notices: list[str])
 
 
 def _record(store: "HostStore", observation: Observation, report: AuditReport, notices: list[str]) -> AuditReport:
-    from exitguard.store.errors import StoreError  # noqa: PLC0415 - loaded already, with the store
+    from exitguard.store.errors import StoreError
 
     try:
         return store.record(observation, report)

@@ -43,11 +43,11 @@ def audit(
     what = replace(what, no_store=no_store, timeout=timeout)
     request = request_for(what, os.environ)
 
-    import structlog  # noqa: PLC0415 - as the next
+    import structlog
 
-    from exitguard.cycle import run_audit  # noqa: PLC0415 - `--help` does without
-    from exitguard.report.json_document import json_text  # noqa: PLC0415
-    from exitguard.report.table import audit_table  # noqa: PLC0415
+    from exitguard.cycle import run_audit
+    from exitguard.report.json_document import json_text
+    from exitguard.report.table import audit_table
 
     outcome = run_audit(request)
     report = outcome.report

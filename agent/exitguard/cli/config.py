@@ -15,9 +15,9 @@ app = typer.Typer(help="The agent's settings.", no_args_is_help=True, rich_marku
 @app.command()
 def show(config: ConfigOption = None, output: OutputOption = None) -> None:
     """Print the settings that apply, as a configuration file, each with its origin."""
-    import json  # noqa: PLC0415 - as the next
+    import json
 
-    from exitguard.config import load_settings  # noqa: PLC0415 - `--help` does without
+    from exitguard.config import load_settings
 
     loaded = load_settings(config, os.environ)
     values = loaded.settings.model_dump(mode="json")
@@ -30,8 +30,8 @@ def check(
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", parser=some_path, help="Default: the file that applies here.")] = None,
 ) -> None:
     """Say whether the agent would run on this file and this environment; all problems at once."""
-    from exitguard.config import load_settings  # noqa: PLC0415 - `--help` does without
-    from exitguard.report.text import visible  # noqa: PLC0415
+    from exitguard.config import load_settings
+    from exitguard.report.text import visible
 
     loaded = load_settings(file, os.environ)
     what = visible(str(loaded.file), ascii_only=True) if loaded.file is not None else "no file, so the defaults and the environment apply"
@@ -39,6 +39,6 @@ def check(
 
 
 def _origin(text: str) -> str:
-    from exitguard.report.text import visible  # noqa: PLC0415 - `--help` does without
+    from exitguard.report.text import visible
 
     return visible(text, ascii_only=True)

@@ -23,8 +23,8 @@ def doctor(
     configure_logging(context.obj, os.environ)
     request = request_for(Asked(connect=connect, sysroot=sysroot, config=config, timeout=timeout), os.environ)
 
-    from exitguard.cycle import observe  # noqa: PLC0415 - `--help` does without
-    from exitguard.report.doctor import doctor_exit_code, doctor_page  # noqa: PLC0415
+    from exitguard.cycle import observe
+    from exitguard.report.doctor import doctor_exit_code, doctor_page
 
     facts = observe(request).facts
     write_result(doctor_page(facts, look_for(output, os.environ)), output)

@@ -70,9 +70,9 @@ def _usage(error: typer.BadParameter) -> Iterable[str]:
 
 def _sentences(error: Exception) -> Iterable[str]:
     """What went wrong, where, and what to do next."""
-    from exitguard.policy.problem import ProblemsError  # noqa: PLC0415 - heavy, and needed only here
-    from exitguard.resources import ResourcesError  # noqa: PLC0415
-    from exitguard.store.errors import StoreError  # noqa: PLC0415
+    from exitguard.policy.problem import ProblemsError
+    from exitguard.resources import ResourcesError
+    from exitguard.store.errors import StoreError
 
     match error:
         case ProblemsError():

@@ -51,7 +51,7 @@ def explain(
     asked = Asked(connect=connect, sysroot=sysroot, policy=policy, waivers=waivers, config=config, state_dir=state_dir)
     request = request_for(asked, os.environ)
 
-    from exitguard.policy.load import load_rulebook  # noqa: PLC0415 - `--help` does without
+    from exitguard.policy.load import load_rulebook
 
     rules = load_rulebook(request.policy_files).policy.rules
     look = look_for(output, os.environ)
@@ -63,7 +63,7 @@ def explain(
 
 
 def _explain_word(topic: str, rules: "tuple[Rule, ...]", look: "Look") -> str | None:
-    from exitguard.report import explanation, terms, words  # noqa: PLC0415 - `--help` does without
+    from exitguard.report import explanation, terms, words
 
     rule = next((rule for rule in rules if rule.id == topic.strip().upper()), None)
     if rule is not None:
@@ -73,7 +73,7 @@ def _explain_word(topic: str, rules: "tuple[Rule, ...]", look: "Look") -> str | 
 
 
 def _explain_domain(topic: str, rules: "tuple[Rule, ...]", report: "AuditReport", look: "Look") -> str:
-    from exitguard.report import explanation, terms, words  # noqa: PLC0415 - `--help` does without
+    from exitguard.report import explanation, terms, words
 
     domains = [domain for domain in report.domains if topic in {domain.name, domain.uuid} or topic.lower() == domain.uuid]
     if domains:
@@ -94,8 +94,8 @@ def _near(topic: str, known: list[str]) -> list[str]:
 
 def _fresh(request: "AuditRequest") -> "AuditReport":
     """A fresh audit. It begins no store; where there is one, the audit is remembered as any, under the id that waivers may name."""
-    from exitguard.cycle import run_audit  # noqa: PLC0415 - `--help` does without
-    from exitguard.store.state_dir import HOST_ID_NAME  # noqa: PLC0415
+    from exitguard.cycle import run_audit
+    from exitguard.store.state_dir import HOST_ID_NAME
 
     if request.state_dir is not None and not (request.state_dir / HOST_ID_NAME).exists():
         request = replace(request, state_dir=None)
@@ -105,7 +105,7 @@ def _fresh(request: "AuditRequest") -> "AuditReport":
 
 
 def _stored(directory: Path) -> "AuditReport":
-    from exitguard.store.host import HostStore  # noqa: PLC0415 - imports SQLAlchemy
+    from exitguard.store.host import HostStore
 
     now = datetime.now(UTC)
     with HostStore.open(directory, now=now, read_only=True) as store:

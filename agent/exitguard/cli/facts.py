@@ -32,9 +32,9 @@ def facts(
     configure_logging(context.obj, os.environ)
     request = request_for(Asked(connect=connect, sysroot=sysroot, config=config, timeout=timeout), os.environ)
 
-    from exitguard.cycle import observe  # noqa: PLC0415 - `--help` does without
-    from exitguard.report.facts_table import facts_table  # noqa: PLC0415
-    from exitguard.report.json_document import json_text  # noqa: PLC0415
+    from exitguard.cycle import observe
+    from exitguard.report.facts_table import facts_table
+    from exitguard.report.json_document import json_text
 
     document = observe(request).facts
     write_result(json_text(document) if output_format is Format.JSON else facts_table(document, look_for(output, os.environ)), output)

@@ -30,7 +30,7 @@ def configure_logging(wanted: Logging, environ: MutableMapping[str, str]) -> Non
 
     libvirt's client library warns there by itself, in lines of its own; but with `verbose`, it is told to log errors only.
     """
-    import structlog  # noqa: PLC0415 - see above
+    import structlog
 
     terminal = sys.stderr is not None and sys.stderr.isatty()
     console = wanted.log_format is LogFormat.CONSOLE or (wanted.log_format is LogFormat.AUTO and terminal)
@@ -56,7 +56,7 @@ def configure_logging(wanted: Logging, environ: MutableMapping[str, str]) -> Non
 
 def visible_values(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """A structlog processor: names of guests reach logs too, and no value may act on the terminal of whoever reads them."""
-    from exitguard.report.text import visible  # noqa: PLC0415 - with the first line that is logged
+    from exitguard.report.text import visible
 
     for key, value in event.items():
         if isinstance(value, str):

@@ -95,7 +95,7 @@ def _mode(path: Path) -> int | None:
 
 def look_for(output: Path | None, environ: Mapping[str, str]) -> "Look":
     """How a page may look at its destination: plain, 80 columns and UTF-8 in a file; what the terminal can show otherwise."""
-    from exitguard.report.page import Look  # noqa: PLC0415 - imports Rich, which `--format json` does without
+    from exitguard.report.page import Look
 
     if output is not None or sys.stdout is None:
         return Look()
@@ -124,7 +124,7 @@ def shows_unicode(encoding: str | None, environ: Mapping[str, str]) -> bool:
 
 def note(sentences: Iterable[str]) -> None:
     """Tell the operator something beside the data, on standard error."""
-    from exitguard.report.text import visible  # noqa: PLC0415 - only where there is something to tell
+    from exitguard.report.text import visible
 
     if sys.stderr is None:
         return

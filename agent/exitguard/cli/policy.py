@@ -19,7 +19,7 @@ FilesArgument = Annotated[
 @app.command()
 def check(files: FilesArgument = None) -> None:
     """Say whether an audit would run on these files; all problems at once."""
-    from exitguard.policy.load import load_rulebook  # noqa: PLC0415 - `--help` does without
+    from exitguard.policy.load import load_rulebook
 
     policy = load_rulebook(tuple(files or ())).policy
     write_result(f"good: policy {policy.id} {policy.version}, {len(policy.rules)} rules\n", None)
@@ -28,9 +28,9 @@ def check(files: FilesArgument = None) -> None:
 @app.command()
 def show(files: FilesArgument = None, output_format: FormatOption = Format.TABLE, output: OutputOption = None) -> None:
     """Print the policy that these files make: its rules, with severity and remedy."""
-    from exitguard.policy.load import load_rulebook  # noqa: PLC0415 - `--help` does without
-    from exitguard.report.json_document import json_text  # noqa: PLC0415
-    from exitguard.report.policy_page import policy_page  # noqa: PLC0415
+    from exitguard.policy.load import load_rulebook
+    from exitguard.report.json_document import json_text
+    from exitguard.report.policy_page import policy_page
 
     policy = load_rulebook(tuple(files or ())).policy
     write_result(json_text(policy) if output_format is Format.JSON else policy_page(policy, look_for(output, os.environ)), output)

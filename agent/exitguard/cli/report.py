@@ -41,7 +41,7 @@ def report(
     configure_logging(context.obj, os.environ)
     directory = state_dir_for(Asked(config=config, state_dir=state_dir), os.environ)
 
-    from exitguard.store.host import HostStore  # noqa: PLC0415 - imports SQLAlchemy
+    from exitguard.store.host import HostStore
 
     now = datetime.now(UTC)
     with HostStore.open(directory, now=now, read_only=True) as store:
@@ -59,7 +59,7 @@ def report(
 
 def last_report(store: "HostStore", at: datetime | None) -> "AuditReport":
     """The report that was in force at `at`, or the last one. Raises Refusal where there is none, StoreError."""
-    from exitguard.model.finding import EXIT_UNKNOWN  # noqa: PLC0415 - `--help` does without
+    from exitguard.model.finding import EXIT_UNKNOWN
 
     found = store.report(at)
     if found is None:
@@ -70,7 +70,7 @@ def last_report(store: "HostStore", at: datetime | None) -> "AuditReport":
 
 def aged(stored: "AuditReport", at: datetime) -> tuple["AuditReport", bool]:
     """The report as it may be told at `at`, and whether it is stale: then it no longer says that the host is compliant."""
-    from exitguard.model.finding import EXIT_COMPLIANT, EXIT_UNKNOWN  # noqa: PLC0415 - `--help` does without
+    from exitguard.model.finding import EXIT_COMPLIANT, EXIT_UNKNOWN
 
     # A report from the future has an unknown age: the clock was wrong then, or is now.
     stale = abs(at - stored.observed_at) > STALE_AFTER
@@ -80,8 +80,8 @@ def aged(stored: "AuditReport", at: datetime) -> tuple["AuditReport", bool]:
 
 
 def _report(stored: "AuditReport", output_format: Format, output: Path | None, *, stale: bool) -> str:
-    from exitguard.report.json_document import json_text  # noqa: PLC0415 - `--help` does without
-    from exitguard.report.table import audit_table  # noqa: PLC0415
+    from exitguard.report.json_document import json_text
+    from exitguard.report.table import audit_table
 
     if output_format is Format.TABLE:
         return audit_table(stored, look_for(output, os.environ), stale=stale)
@@ -91,8 +91,8 @@ def _report(stored: "AuditReport", output_format: Format, output: Path | None, *
 
 
 def _changes(store: "HostStore", since: datetime, output_format: Format, output: Path | None) -> str:
-    from exitguard.report.changes import Changes, changes_page  # noqa: PLC0415 - `--help` does without
-    from exitguard.report.json_document import json_text  # noqa: PLC0415
+    from exitguard.report.changes import Changes, changes_page
+    from exitguard.report.json_document import json_text
 
     changes = Changes(since=since, transitions=store.transitions(since), gaps=store.gaps(since))
     return json_text(changes) if output_format is Format.JSON else changes_page(changes, look_for(output, os.environ))
@@ -108,7 +108,7 @@ def _tell_losses(store: "HostStore", since: datetime) -> None:
 
 
 def _time(text: str | None, option: str) -> datetime | None:
-    from exitguard.model.time import parse_rfc3339  # noqa: PLC0415 - `--help` does without
+    from exitguard.model.time import parse_rfc3339
 
     if text is None:
         return None

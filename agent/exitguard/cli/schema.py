@@ -13,9 +13,9 @@ def schema(
     output: OutputOption = None,
 ) -> None:
     """Print the JSON Schema of a document that exitguard writes or reads."""
-    import json  # noqa: PLC0415 - as the next
+    import json
 
-    from exitguard import schemas  # noqa: PLC0415 - `--help` does without
+    from exitguard import schemas
 
     if name is None:
         write_result("".join(f"{known}\n" for known in schemas.schema_names()), output)

@@ -32,8 +32,8 @@ def request_for(asked: Asked, environ: Mapping[str, str]) -> "AuditRequest":
     if asked.no_store and asked.state_dir is not None:
         raise typer.BadParameter("give either --no-store or --state-dir", param_hint="--no-store")
 
-    from exitguard.config import load_settings  # noqa: PLC0415 - heavy, and only for verbs that observe
-    from exitguard.cycle import AuditRequest  # noqa: PLC0415
+    from exitguard.config import load_settings
+    from exitguard.cycle import AuditRequest
 
     settings = load_settings(asked.config, environ).settings
     uri = None if asked.sysroot is not None else asked.connect or settings.connect
@@ -61,6 +61,6 @@ def unstored_notice(asked: Asked, request: "AuditRequest") -> tuple[str, ...]:
 
 def state_dir_for(asked: Asked, environ: Mapping[str, str]) -> Path:
     """Where earlier audits are remembered. Raises config.ConfigError for bad settings."""
-    from exitguard.config import load_settings  # noqa: PLC0415 - as above
+    from exitguard.config import load_settings
 
     return asked.state_dir or load_settings(asked.config, environ).settings.state_dir

@@ -26,9 +26,9 @@ def check(
     config: ConfigOption = None,
 ) -> None:
     """Say whether the waivers are well formed, about rules of the policy, and not expired; all problems at once."""
-    from exitguard.config import load_settings  # noqa: PLC0415 - `--help` does without
-    from exitguard.model.finding import EXIT_ERROR  # noqa: PLC0415
-    from exitguard.policy.load import load_rulebook, load_waivers  # noqa: PLC0415
+    from exitguard.config import load_settings
+    from exitguard.model.finding import EXIT_ERROR
+    from exitguard.policy.load import load_rulebook, load_waivers
 
     # The policy that `audit` would judge by here, so that both say the same of a waiver.
     policy_files = tuple(policy or ()) or load_settings(config, os.environ).settings.policy_files

@@ -71,7 +71,7 @@ def target_of(uri: str | None) -> Target:
 def read_libvirt(uri: str, *, call_timeout_seconds: float) -> LibvirtReading:
     """Everything that libvirt at `uri` tells. Never raises for what libvirt does: what cannot be seen has a reason."""
     try:
-        import libvirt  # noqa: PLC0415 - a heavy module, needed only here
+        import libvirt
     except ImportError as error:
         return _blind(uri, f"libvirt-python cannot be loaded: {error}", unlock="the package exitguard[host]")
     libvirt.registerErrorHandler(_quiet, None)

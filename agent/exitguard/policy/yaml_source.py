@@ -109,7 +109,7 @@ def parse_yaml(text: str, file: str) -> YamlSource:
 
 def _events(text: str, reading: _Reading) -> "Iterator[Event]":
     """PyYAML's events: libyaml's where it was built with it. Neither recurses, and neither builds objects."""
-    import yaml  # noqa: PLC0415 - heavy
+    import yaml
 
     unprintable = _UNPRINTABLE.search(text)
     if unprintable is not None:
