@@ -233,6 +233,7 @@ def test_machine_without_sysfs_does_not_know_its_kvm_nor_its_kernel(guests: Libv
     assert result.exit_code == (EXIT_NOT_COMPLIANT if failed else EXIT_UNKNOWN)
 
 
+@pytest.mark.usefixtures("guests")  # it needs the same namespaces
 def test_blind_audit_is_a_table_for_people_too(folder: Path) -> None:
     options = ("--connect", uri_of(folder / "nowhere"), "--policy", folder / "only-sources.yaml", "--no-store")
     result = run_command(folder / "home", *options, prefix=without("/sys", "/proc", "/dev"))
