@@ -82,6 +82,16 @@ def test_daemon_that_is_not_there_has_a_reason_and_what_would_help(tmp_path: Pat
     assert reading.facts.daemon_version.reason == reading.facts.driver.reason == reading.facts.listing.reason
 
 
+def test_socket_that_a_dead_daemon_left_is_no_daemon_either(tmp_path: Path) -> None:
+    path = tmp_path / "left"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+    reading = read_libvirt(f"qemu+unix:///system?socket={path}", call_timeout_seconds=TIMEOUT_SECONDS)
+    assert "Connection refused" in (reading.facts.listing.reason or "")
+    assert "start libvirtd" in (reading.facts.listing.unlock or "")
+
+
 def test_uri_that_libvirt_does_not_know_has_its_word_for_a_reason() -> None:
     for uri in ("nosuchdriver:///system", "qemu+tcp://[::1/system", "\x00", "\ud800"):
         reading = read_libvirt(uri, call_timeout_seconds=TIMEOUT_SECONDS)

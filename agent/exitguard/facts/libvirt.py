@@ -320,12 +320,12 @@ def _failure(libvirt: Any, error: Any) -> _Failed:
     denied = code in (libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED, libvirt.VIR_ERR_ACCESS_DENIED)
     if denied or "Permission denied" in _message(error):
         return _Failed(_message(error), unlock=_PERMISSION)
-    return _Failed(_message(error), unlock=_INSTALL if _no_socket(_message(error)) else None)
+    return _Failed(_message(error), unlock=_INSTALL if _nobody_listens(_message(error)) else None)
 
 
-def _no_socket(message: str) -> bool:
-    """Whether libvirt's own socket is missing; a missing system bus, for example, is another matter."""
-    return "Failed to connect socket" in message and "No such file or directory" in message
+def _nobody_listens(message: str) -> bool:
+    """Whether libvirt's own socket is missing, or left by a daemon that is gone; a missing system bus is another matter."""
+    return "Failed to connect socket" in message and ("No such file or directory" in message or "Connection refused" in message)
 
 
 def _message(error: Any) -> str:
