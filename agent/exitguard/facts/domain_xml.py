@@ -67,7 +67,7 @@ _remembered: dict[bytes, ParsedDomain] = {}
 def parse(text: str) -> ParsedDomain:
     """One <domain>, alone or in the <domstatus> that libvirt keeps of a running one. Raises DomainXmlError.
 
-    A text that was read before is not read again: from one cycle of the daemon to the next, few domains change.
+    A text that was read before is not read again: from one audit of a process to its next, few domains change.
     """
     digest = blake2b(text.encode("utf-8", "surrogatepass")).digest()
     parsed = _remembered.get(digest)

@@ -28,7 +28,7 @@ _SETTLED_NANOSECONDS = 2_000_000_000
 
 _FileIdentity = tuple[int, int, int, int, int]
 _Contents = tuple[Observed[QemuVersion], Observed[bool]]
-#: What was found in files that have not changed since: the daemon scans a program once, not in every cycle.
+#: What was found in files that have not changed since: a process scans a program once, not in every audit.
 _remembered: dict[_FileIdentity, _Contents] = {}
 
 

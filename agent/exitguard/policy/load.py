@@ -183,7 +183,7 @@ def _load_parts(files: Iterable[Path], problems: list[Problem]) -> list[_Part]:
 
 @lru_cache(maxsize=16)
 def _part(text: str, file: str) -> _Part:
-    """What a text holds. The daemon loads its policy in every cycle, and it is nearly always the same text."""
+    """What a text holds; a process that audits again and again nearly always loads the same text."""
     source = parse_yaml(text, file)
     data = _mapping(source)
     return _Part(source, validate(_content_type(source, data), source, data))
