@@ -116,3 +116,20 @@ class AuditReport(Record):
     domains: tuple[DomainReport, ...]
     findings: tuple[Finding, ...]
     summary: Summary
+
+
+class DomainUpdate(Record):
+    """One domain judged anew between two audits; `report` is None where the domain is gone, and then it has no findings."""
+
+    uuid: str
+    report: DomainReport | None
+    findings: tuple[Finding, ...] = ()
+
+
+class ReportUpdate(Record):
+    """Some domains judged anew, after lifecycle events. All else stands as the last audit found it, at its own time."""
+
+    observed_at: UtcTime
+    #: The report's head with the summary as it is now: no domains, no findings.
+    head: AuditReport
+    domains: tuple[DomainUpdate, ...]

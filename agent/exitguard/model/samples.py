@@ -36,10 +36,13 @@ class DomainSample(Record):
     uuid: str
     pid: int
     incarnation: Incarnation | None
+    #: KVM's own counters since the guest's start, summed over its vCPUs, by KVM's names ("exits", "io_exits", ...); None where
+    #: none were read, empty where the guest has none (TCG, an older QEMU).
+    counters: dict[str, int] | None = None
 
 
 class Samples(Record):
-    """What was sampled beside one set of facts."""
+    """What was sampled of a host at one time."""
 
     observed_at: UtcTime
     #: CLOCK_BOOTTIME in nanoseconds at `observed_at`, so that durations survive a stepped clock.
