@@ -6,18 +6,18 @@ it could not be stored, with a notice that says so.
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exitguard.audit.judge import judge
-from exitguard.facts.collect import collect, read_identity
+from exitguard.facts.collect import collect, collect_again, read_identity
 from exitguard.facts.identity import provisional_host_id
-from exitguard.facts.libvirt import target_of
+from exitguard.facts.libvirt import Patience, target_of
 from exitguard.facts.tree import HostTree
-from exitguard.model.documents import AuditReport, Observation
+from exitguard.model.documents import AuditReport, FactsDocument, Observation
 from exitguard.model.host import HostIdentity, Target, TargetKind
 from exitguard.policy.load import load_rulebook
 from exitguard.policy.schema import Rulebook
@@ -58,7 +58,7 @@ class AuditOutcome:
 
 
 @contextmanager
-def _without_collector() -> Iterator[None]:
+def without_collector() -> Iterator[None]:
     """Python's cycle collector off, for as long as one audit takes.
 
     Nearly everything that an audit makes is in use until its end, and none of it is cyclic garbage. To look through ever more of
@@ -73,7 +73,7 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
-@_without_collector()
+@without_collector()
 def observe(request: AuditRequest) -> Observation:
     """Facts and samples of the target, judged by nobody yet, remembered nowhere. Raises policy.load.PolicyError.
 
@@ -88,40 +88,53 @@ def observe(request: AuditRequest) -> Observation:
     if request.state_dir is not None and request.target.kind in (TargetKind.LOCAL, TargetKind.EMBEDDED):
         with suppress(StoreError):  # no store yet: the id stays provisional, and says so
             identity = identity.model_copy(update={"id": read_host_id(request.state_dir), "provisional": False})
-    return _observe(request, rulebook, identity, tree)
+    return _observe(request, rulebook, identity, tree, Patience(request.call_timeout_seconds))
 
 
-@_without_collector()
 def run_audit(request: AuditRequest) -> AuditOutcome:
     """Observe, judge by the policy, and store. Raises policy.load.PolicyError for a policy that nothing may run on."""
     rulebook = load_rulebook(request.policy_files, request.waiver_files)
+    store, notice = open_store(request)
+    with store or nullcontext():
+        outcome = audit_into(store, request, rulebook, Patience(request.call_timeout_seconds))
+    return replace(outcome, notices=(*filter(None, [notice]), *outcome.notices))
+
+
+@without_collector()
+def audit_into(store: "HostStore | None", request: AuditRequest, rulebook: Rulebook, patience: Patience) -> AuditOutcome:
+    """One audit with what its caller keeps open; without a store nothing is remembered, and the host id is provisional."""
     tree = _tree(request)
     notices: list[str] = []
-    with _open_store(request, notices) as store:
-        if store is None:
-            identity = _provisional_identity(request.target, tree)
-            machine_ids: tuple[str, ...] = ()
-        else:
-            identity = read_identity(request.target, tree, host_id=store.host_id, provisional=False)
-            machine_ids = _machine_ids(store, identity, notices)
-        observation = _observe(request, rulebook, identity, tree)
-        report = judge(observation.facts, rulebook, machine_ids_seen=machine_ids)
-        if store is not None:
-            report = _record(store, observation, report, notices)
+    if store is None:
+        identity = _provisional_identity(request.target, tree)
+        machine_ids: tuple[str, ...] = ()
+    else:
+        identity = read_identity(request.target, tree, host_id=store.host_id, provisional=False)
+        machine_ids = _machine_ids(store, identity, notices)
+    observation = _observe(request, rulebook, identity, tree, patience)
+    report = judge(observation.facts, rulebook, machine_ids_seen=machine_ids)
+    if store is not None:
+        report = _record(store, observation, report, notices)
     return AuditOutcome(observation, report, tuple(notices))
+
+
+@without_collector()
+def observe_again(facts: FactsDocument, uuids: frozenset[str], patience: Patience, *, observed_at: datetime) -> Observation:
+    """The facts of this machine with these domains looked at anew. Raises facts.collect.DomainsUnseen where libvirt does not tell."""
+    return collect_again(facts, HostTree(), uuids, patience=patience, observed_at=observed_at)
 
 
 def _tree(request: AuditRequest) -> HostTree:
     return HostTree(request.sysroot.absolute()) if request.sysroot is not None else HostTree()
 
 
-def _observe(request: AuditRequest, rulebook: Rulebook, identity: HostIdentity, tree: HostTree) -> Observation:
+def _observe(request: AuditRequest, rulebook: Rulebook, identity: HostIdentity, tree: HostTree, patience: Patience) -> Observation:
     return collect(
         request.target,
         identity,
         tree,
         changelog_markers=rulebook.kernels.changelog_markers,
-        call_timeout_seconds=request.call_timeout_seconds,
+        patience=patience,
         observed_at=datetime.now(UTC),
     )
 
@@ -133,29 +146,23 @@ def _provisional_identity(target: Target, tree: HostTree) -> HostIdentity:
     return identity.model_copy(update={"id": provisional_host_id(identity.machine_id.value, hostname)})
 
 
-@contextmanager
-def _open_store(request: AuditRequest, notices: list[str]) -> "Iterator[HostStore | None]":
-    """The store, or None with a notice: an audit that cannot be remembered is still worth telling."""
+def open_store(request: AuditRequest) -> "tuple[HostStore | None, str | None]":
+    """The store of a request, or None and why: an audit that cannot be remembered is still worth telling. The caller closes it."""
     if request.state_dir is None:
-        yield None
-        return
+        return None, None
     from exitguard.store.errors import StoreError
     from exitguard.store.host import HostStore
 
     try:
         store = HostStore.open(request.state_dir, now=datetime.now(UTC))
     except StoreError as error:
-        notices.append(f"Not stored, and the host id is provisional: {error}")
-        yield None
-        return
-    with store:
-        remembered = _remembered_target(store)
-        if remembered is not None and remembered != request.target:
-            kept, asked = (target.uri or target.sysroot for target in (remembered, request.target))
-            notices.append(f"Not stored: {request.state_dir} keeps the history of {kept}. Give {asked} a --state-dir of its own.")
-            yield None
-        else:
-            yield store
+        return None, f"Not stored, and the host id is provisional: {error}"
+    remembered = _remembered_target(store)
+    if remembered is None or remembered == request.target:
+        return store, None
+    store.close()
+    kept, asked = (target.uri or target.sysroot for target in (remembered, request.target))
+    return None, f"Not stored: {request.state_dir} keeps the history of {kept}. Give {asked} a --state-dir of its own."
 
 
 def _remembered_target(store: "HostStore") -> Target | None:

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from exitguard.facts.collect import collect, read_identity
-from exitguard.facts.libvirt import target_of
+from exitguard.facts.libvirt import Patience, target_of
 from exitguard.facts.tree import HostTree
 from exitguard.model.documents import Observation
 from exitguard.model.domain import OwnerKind
@@ -28,7 +28,7 @@ NAME = "instance-00000002"
 
 def observe(target: Target, tree: HostTree) -> Observation:
     identity = read_identity(target, tree, host_id=HOST_ID, provisional=True)
-    return collect(target, identity, tree, changelog_markers=("no such entry",), call_timeout_seconds=10, observed_at=OBSERVED_AT)
+    return collect(target, identity, tree, changelog_markers=("no such entry",), patience=Patience(10), observed_at=OBSERVED_AT)
 
 
 def observe_tree(root: Path) -> Observation:

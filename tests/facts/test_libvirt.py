@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exitguard.facts import domain_xml
-from exitguard.facts.libvirt import DEFAULT_URI, RawDomain, read_libvirt, target_of
+from exitguard.facts.libvirt import DEFAULT_URI, Patience, RawDomain, read_libvirt, target_of
 from exitguard.model.host import TargetKind
 from exitguard.model.pmu import PmuElement
 
@@ -23,7 +23,7 @@ TIMEOUT_SECONDS = 10.0
 
 
 def read(uri: str, *, call_timeout_seconds: float = TIMEOUT_SECONDS) -> dict[str, RawDomain]:
-    return {domain.name: domain for domain in read_libvirt(uri, call_timeout_seconds=call_timeout_seconds).domains}
+    return {domain.name: domain for domain in read_libvirt(uri, Patience(call_timeout_seconds)).domains}
 
 
 # Where a URI leads
@@ -74,7 +74,7 @@ def test_any_text_has_a_target(uri: str) -> None:
 
 
 def test_daemon_that_is_not_there_has_a_reason_and_what_would_help(tmp_path: Path) -> None:
-    reading = read_libvirt(f"qemu+unix:///system?socket={tmp_path}/nobody", call_timeout_seconds=TIMEOUT_SECONDS)
+    reading = read_libvirt(f"qemu+unix:///system?socket={tmp_path}/nobody", Patience(TIMEOUT_SECONDS))
     assert list(reading.domains) == []
     assert reading.facts.listing.value is None
     assert "No such file or directory" in (reading.facts.listing.reason or "")
@@ -87,14 +87,14 @@ def test_socket_that_a_dead_daemon_left_is_no_daemon_either(tmp_path: Path) -> N
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
-    reading = read_libvirt(f"qemu+unix:///system?socket={path}", call_timeout_seconds=TIMEOUT_SECONDS)
+    reading = read_libvirt(f"qemu+unix:///system?socket={path}", Patience(TIMEOUT_SECONDS))
     assert "Connection refused" in (reading.facts.listing.reason or "")
     assert "start libvirtd" in (reading.facts.listing.unlock or "")
 
 
 def test_uri_that_libvirt_does_not_know_has_its_word_for_a_reason() -> None:
     for uri in ("nosuchdriver:///system", "qemu+tcp://[::1/system", "\x00", "\ud800"):
-        reading = read_libvirt(uri, call_timeout_seconds=TIMEOUT_SECONDS)
+        reading = read_libvirt(uri, Patience(TIMEOUT_SECONDS))
         assert list(reading.domains) == []
         assert reading.facts.listing.reason
         assert reading.facts.listing.source == uri
@@ -105,7 +105,7 @@ def test_socket_that_accepts_and_never_answers_is_given_up(tmp_path: Path) -> No
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
-        reading = read_libvirt(f"qemu+unix:///system?socket={path}", call_timeout_seconds=0.05)
+        reading = read_libvirt(f"qemu+unix:///system?socket={path}", Patience(0.05))
         assert list(reading.domains) == []
         assert reading.facts.listing.reason == "no answer within 0.2 s: the daemon may hang"
         assert reading.facts.listing.unlock == "a libvirt daemon that answers `virsh list`"
@@ -115,8 +115,8 @@ def test_missing_libvirt_python_has_a_reason_and_is_not_missed_before() -> None:
     script = """
 import sys
 sys.modules["libvirt"] = None  # what the import system leaves for a module that may not be loaded
-from exitguard.facts.libvirt import read_libvirt
-reading = read_libvirt("test:///default", call_timeout_seconds=1)
+from exitguard.facts.libvirt import Patience, read_libvirt
+reading = read_libvirt("test:///default", Patience(1))
 print(reading.facts.listing.reason, reading.facts.listing.unlock, list(reading.domains), sep=" / ")
 """
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60).stdout
@@ -126,8 +126,8 @@ print(reading.facts.listing.reason, reading.facts.listing.unlock, list(reading.d
 
 def test_errors_do_not_reach_stderr() -> None:
     script = """
-from exitguard.facts.libvirt import read_libvirt
-assert read_libvirt("nosuchdriver:///", call_timeout_seconds=5).facts.listing.reason
+from exitguard.facts.libvirt import Patience, read_libvirt
+assert read_libvirt("nosuchdriver:///", Patience(5)).facts.listing.reason
 """
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60).stderr == ""
 
@@ -161,7 +161,7 @@ def kvm_domain(name: str, inside: str = "") -> str:
 
 
 def test_default_domain_runs_and_is_told_whole() -> None:
-    reading = read_libvirt(TEST, call_timeout_seconds=TIMEOUT_SECONDS)
+    reading = read_libvirt(TEST, Patience(TIMEOUT_SECONDS))
     domains = list(reading.domains)
     assert [domain.name for domain in domains] == ["test"]
     domain = domains[0]
@@ -251,7 +251,7 @@ def test_hostile_name_is_only_a_name(connection: Any, name: str) -> None:
 def test_hundred_domains_are_all_told_once(connection: Any) -> None:
     for number in range(100):
         connection.defineXML(kvm_domain(f"guest-{number}"))
-    names = [domain.name for domain in read_libvirt(TEST, call_timeout_seconds=TIMEOUT_SECONDS).domains]
+    names = [domain.name for domain in read_libvirt(TEST, Patience(TIMEOUT_SECONDS)).domains]
     assert sorted(names) == sorted(["test", *(f"guest-{number}" for number in range(100))])
 
 
@@ -263,6 +263,6 @@ def test_file_of_the_test_driver_is_read(tmp_path: Path) -> None:
     raw = read(f"test://{path}")["guest"]
     assert raw.run_xml is not None
     assert domain_xml.parse(raw.run_xml.get()).definition.pmu is PmuElement.OFF
-    missing = read_libvirt(f"test://{tmp_path}/missing.xml", call_timeout_seconds=TIMEOUT_SECONDS)
+    missing = read_libvirt(f"test://{tmp_path}/missing.xml", Patience(TIMEOUT_SECONDS))
     assert list(missing.domains) == []
     assert missing.facts.listing.reason

@@ -1,52 +1,74 @@
 """The whole judgement: one FactsDocument and a rulebook in, one AuditReport out. Pure."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 from exitguard.audit.domain import HostJudgement, judge_domain
 from exitguard.audit.kernel import judge_kernel
 from exitguard.audit.nova import judge_nova_default
 from exitguard.audit.pmu import clears_enable_pmu
 from exitguard.audit.rules import Judged, check_rule, finding, kernel_evidence
-from exitguard.model.documents import AuditReport, DomainReport, FactsDocument, HostReport, KernelReport, Summary
+from exitguard.model.documents import AuditReport, DomainUpdate, FactsDocument, HostReport, KernelReport, Summary
 from exitguard.model.evidence import Evidence
 from exitguard.model.finding import Finding, Subject, SubjectKind, Verdict, exit_code
-from exitguard.model.kernel import KernelVerdict
+from exitguard.model.kernel import KernelStatement, KernelVerdict
 from exitguard.model.pmu import ChainState, Tri
 from exitguard.model.time import format_rfc3339
-from exitguard.policy.schema import Check, Rulebook
+from exitguard.policy.schema import Check, Rule, Rulebook
 from exitguard.policy.waiver import WaiverUse, apply_waivers
 
 
 def judge(facts: FactsDocument, rulebook: Rulebook, *, machine_ids_seen: tuple[str, ...] = ()) -> AuditReport:
     """What is so, what it means, and why. `machine_ids_seen` are those known under this host id, none without a store."""
-    host = facts.host
-    kernel, statements = judge_kernel(host.kernel, host.kvm, rulebook.kernels)
-    judgement = HostJudgement(
-        observed_at=facts.observed_at,
-        kernel=kernel,
-        kvm=host.kvm,
-        clears_on_disk=_clears_on_disk(facts, rulebook),
-        qemus=rulebook.qemus,
-        scope=rulebook.policy.scope,
-        nova_default=judge_nova_default(facts.domains),
-    )
+    judgement, statements = judge_host(facts, rulebook)
     domains = tuple(judge_domain(domain, judgement) for domain in facts.domains)
     judged = Judged(facts, judgement, statements, domains, machine_ids_seen)
-    findings = tuple(each for rule in rulebook.policy.rules for each in check_rule(rule, judged))
-    findings, use = apply_waivers(
-        findings, rulebook.waivers, host_id=host.identity.id, hostname=host.identity.hostname.value, now=facts.observed_at
-    )
+    findings, use = _check_rules(rulebook.policy.rules, judged, rulebook)
     findings += _waiver_findings(rulebook, use, facts)
     reports = tuple(domain.report for domain in domains)
     return AuditReport(
         tool=facts.tool,
         observed_at=facts.observed_at,
         policy=f"{rulebook.policy.id} {rulebook.policy.version}",
-        host=_host_report(facts, kernel, kernel_evidence(judged)),
+        host=_host_report(facts, judgement.kernel, kernel_evidence(judged)),
         domains=reports,
         findings=findings,
-        summary=_summary(findings, reports),
+        summary=summarize((each.verdict for each in findings), (report.chain.state for report in reports)),
     )
+
+
+def judge_host(facts: FactsDocument, rulebook: Rulebook) -> tuple[HostJudgement, tuple[KernelStatement, ...]]:
+    """What is the same for every domain of the host, and every statement about its kernel."""
+    kernel, statements = judge_kernel(facts.host.kernel, facts.host.kvm, rulebook.kernels)
+    judgement = HostJudgement(
+        observed_at=facts.observed_at,
+        kernel=kernel,
+        kvm=facts.host.kvm,
+        clears_on_disk=_clears_on_disk(facts, rulebook),
+        qemus=rulebook.qemus,
+        scope=rulebook.policy.scope,
+        nova_default=judge_nova_default(facts.domains),
+    )
+    return judgement, statements
+
+
+def judge_again(facts: FactsDocument, rulebook: Rulebook, uuids: frozenset[str]) -> tuple[DomainUpdate, ...]:
+    """The domains in `uuids` by the facts as they are now, by the rules that judge domains; those not in the facts are gone."""
+    judgement, statements = judge_host(facts, rulebook)
+    domains = tuple(judge_domain(domain, judgement) for domain in facts.domains if domain.uuid in uuids)
+    rules = tuple(rule for rule in rulebook.policy.rules if rule.subject is SubjectKind.DOMAIN)
+    findings, _ = _check_rules(rules, Judged(facts, judgement, statements, domains, ()), rulebook)
+    reports = {domain.report.uuid: domain.report for domain in domains}
+    return tuple(
+        DomainUpdate(uuid=uuid, report=reports.get(uuid), findings=tuple(each for each in findings if each.subject.id == uuid))
+        for uuid in sorted(uuids)
+    )
+
+
+def _check_rules(rules: Iterable[Rule], judged: Judged, rulebook: Rulebook) -> tuple[tuple[Finding, ...], WaiverUse]:
+    identity = judged.facts.host.identity
+    findings = tuple(each for rule in rules for each in check_rule(rule, judged))
+    return apply_waivers(findings, rulebook.waivers, host_id=identity.id, hostname=identity.hostname.value, now=judged.facts.observed_at)
 
 
 def _clears_on_disk(facts: FactsDocument, rulebook: Rulebook) -> dict[str, tuple[Tri, str]]:
@@ -119,12 +141,12 @@ def _host_report(facts: FactsDocument, kernel: KernelVerdict, evidence: tuple[Ev
     )
 
 
-def _summary(findings: tuple[Finding, ...], domains: tuple[DomainReport, ...]) -> Summary:
+def summarize(verdicts: Iterable[Verdict], chains: Iterable[ChainState]) -> Summary:
     """Counts with every word present, so that a reader need not know which are missing."""
-    verdicts = Counter(each.verdict for each in findings)
-    chains = Counter(domain.chain.state for domain in domains)
+    by_verdict = Counter(verdicts)
+    by_chain = Counter(chains)
     return Summary(
-        by_verdict={verdict.value: verdicts[verdict] for verdict in Verdict},
-        by_chain={state.value: chains[state] for state in ChainState},
-        exit_code=exit_code(set(verdicts)),
+        by_verdict={verdict.value: by_verdict[verdict] for verdict in Verdict},
+        by_chain={state.value: by_chain[state] for state in ChainState},
+        exit_code=exit_code({verdict for verdict, count in by_verdict.items() if count}),
     )

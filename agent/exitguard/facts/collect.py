@@ -11,7 +11,7 @@ from exitguard.facts.domains import HostContext, describe_domain
 from exitguard.facts.identity import read_dmi_uuid, read_hostname, read_machine_id
 from exitguard.facts.kernel import read_kernel
 from exitguard.facts.kvm import read_kvm
-from exitguard.facts.libvirt import LibvirtReading, read_libvirt
+from exitguard.facts.libvirt import LibvirtReading, Patience, read_libvirt
 from exitguard.facts.libvirt_files import read_libvirt_files
 from exitguard.facts.mitigations import read_mitigations
 from exitguard.facts.processes import ProcessTable, read_processes, read_unmanaged
@@ -32,7 +32,7 @@ from exitguard.model.host import (
     UnmanagedGuest,
 )
 from exitguard.model.record import Observed, seen, unseen
-from exitguard.model.samples import Samples
+from exitguard.model.samples import DomainSample, Samples
 
 #: Where distributions install QEMU for x86: what the next domain that is defined would name.
 _USUAL_EMULATORS = ("/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm", "/usr/bin/qemu-kvm")
@@ -61,30 +61,21 @@ def collect(
     tree: HostTree,
     *,
     changelog_markers: tuple[str, ...],
-    call_timeout_seconds: float,
+    patience: Patience,
     observed_at: datetime,
 ) -> Observation:
     """Facts and samples of one target. Never raises for what it cannot see: that is a reason in the facts."""
     remote = target.kind is TargetKind.REMOTE
-    reading = _read_domains(target, tree, call_timeout_seconds)  # libvirt answers while the host is read
+    reading = _read_domains(target, tree, patience)  # libvirt answers while the host is read
     kernel = _remote_kernel() if remote else read_kernel(tree, changelog_markers=changelog_markers)
     reader = QemuReader(tree)
     processes = None if remote else read_processes(tree)
     cpu: Observed[Cpu] = _remote("/proc/cpuinfo") if remote else read_cpu(tree)
     mitigations: Observed[Mitigations] = _remote("/sys/devices/system/cpu/vulnerabilities") if remote else read_mitigations(tree)
     kvm = _remote_kvm() if remote else read_kvm(tree)
-    context = HostContext(
-        host_id=identity.id,
-        boot_id=kernel.boot_id,
-        boot_time=_remote("/proc/stat") if remote else read_boot_time(tree),
-        ticks_per_second=os.sysconf("SC_CLK_TCK"),
-        processes=processes,
-        unseen_processes=_REMOTE,
-        reader=reader,
-    )
+    context = _context(identity.id, kernel.boot_id, tree, reader, processes)
     described = [describe_domain(raw, context) for raw in reading.domains]
     domains = tuple(sorted((facts for facts, _ in described), key=lambda domain: domain.uuid))
-    samples = tuple(sample for _, sample in described if sample is not None)
     host = HostFacts(
         target=target,
         identity=identity,
@@ -98,19 +89,60 @@ def collect(
     )
     return Observation(
         facts=FactsDocument(observed_at=observed_at, host=host, domains=domains),
-        samples=Samples(
-            observed_at=observed_at,
-            boottime_nanoseconds=boottime_nanoseconds(),
-            boot_time=context.boot_time,
-            domains=tuple(sorted(samples, key=lambda sample: sample.uuid)),
-        ),
+        samples=_samples(observed_at, context, (sample for _, sample in described)),
     )
 
 
-def _read_domains(target: Target, tree: HostTree, call_timeout_seconds: float) -> LibvirtReading:
+class DomainsUnseen(Exception):  # noqa: N818 - nobody's error: libvirt may answer later
+    """libvirt did not tell of the domains that were asked about; the message says why."""
+
+
+def collect_again(facts: FactsDocument, tree: HostTree, uuids: frozenset[str], *, patience: Patience, observed_at: datetime) -> Observation:
+    """`facts` with the domains in `uuids` looked at anew, or left out where they are gone; and the samples of these alone.
+
+    Everything else stands as it was, but for the QEMU programs on disk. Raises DomainsUnseen where libvirt does not tell.
+    """
+    host = facts.host
+    reading = read_libvirt(host.target.uri or "", patience, uuids=uuids)
+    if reading.facts.listing.reason is not None:
+        raise DomainsUnseen(reading.facts.listing.reason)
+    processes = None if host.target.kind is TargetKind.REMOTE else read_processes(tree)
+    reader = QemuReader(tree)
+    context = _context(host.identity.id, host.kernel.boot_id, tree, reader, processes)
+    described = [describe_domain(raw, context) for raw in reading.domains]
+    seen_again = {domain.uuid: domain for domain, _ in described}
+    others = {domain.uuid: domain for domain in facts.domains if domain.uuid not in uuids}
+    domains = tuple(sorted((others | seen_again).values(), key=lambda domain: domain.uuid))
+    return Observation(
+        facts=facts.seen_again(host, domains, observed_at), samples=_samples(observed_at, context, (sample for _, sample in described))
+    )
+
+
+def _context(host_id: str, boot_id: Observed[str], tree: HostTree, reader: QemuReader, processes: ProcessTable | None) -> HostContext:
+    return HostContext(
+        host_id=host_id,
+        boot_id=boot_id,
+        boot_time=_remote("/proc/stat") if processes is None else read_boot_time(tree),
+        ticks_per_second=os.sysconf("SC_CLK_TCK"),
+        processes=processes,
+        unseen_processes=_REMOTE,
+        reader=reader,
+    )
+
+
+def _samples(observed_at: datetime, context: HostContext, samples: Iterable[DomainSample | None]) -> Samples:
+    return Samples(
+        observed_at=observed_at,
+        boottime_nanoseconds=boottime_nanoseconds(),
+        boot_time=context.boot_time,
+        domains=tuple(sorted((sample for sample in samples if sample is not None), key=lambda sample: sample.uuid)),
+    )
+
+
+def _read_domains(target: Target, tree: HostTree, patience: Patience) -> LibvirtReading:
     if target.uri is None:
         return read_libvirt_files(tree)
-    return read_libvirt(target.uri, call_timeout_seconds=call_timeout_seconds)
+    return read_libvirt(target.uri, patience)
 
 
 def _read_binaries(reader: QemuReader, domains: Iterable[DomainFacts]) -> Observed[tuple[QemuBinary, ...]]:

@@ -4,6 +4,7 @@ Hashes make a tree: a domain's hash covers its facts, the host's hash covers the
 domains. So an unchanged host has an unchanged hash, and a changed domain is found without comparing the others.
 """
 
+from datetime import datetime
 from functools import cached_property
 from typing import Literal
 
@@ -45,6 +46,14 @@ class FactsDocument(Record):
     def host_hash(self) -> str:
         """`sha256:` over the host's facts and the sorted hashes of its domains; times and samples are not in it."""
         return content_hash({"host": self.host.model_dump(mode="json"), "domains": sorted(self.domain_hashes.values())})
+
+    def seen_again(self, host: HostFacts, domains: tuple[DomainFacts, ...], observed_at: datetime) -> "FactsDocument":
+        """The facts after another look. A domain that is the very same object keeps its hash: one of many costs one."""
+        known = {id(domain): self.domain_hashes[domain.uuid] for domain in self.domains}
+        hashes = {domain.uuid: known.get(id(domain)) or content_hash(domain.model_dump(mode="json")) for domain in domains}
+        document = FactsDocument(tool=self.tool, observed_at=observed_at, host=host, domains=domains)
+        document.__dict__["domain_hashes"] = hashes  # where cached_property looks first
+        return document
 
 
 class Observation(Record):
