@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from config_sample import reference, sample
 from verdict_tables import verdicts_document
 
 from exitguard.policy.json_schema import schema_files
@@ -12,7 +13,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def generated() -> dict[Path, str]:
     """Every generated file, by its path in the repository."""
-    files = {ROOT / "docs" / "verdicts.md": verdicts_document()}
+    files = {
+        ROOT / "docs" / "verdicts.md": verdicts_document(),
+        ROOT / "docs" / "configuration.md": reference(),
+        ROOT / "deploy" / "config.yaml": sample(),
+    }
     for name, text in schema_files().items():
         files[ROOT / "policies" / "schemas" / name] = text
     return files

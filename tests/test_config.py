@@ -1,13 +1,45 @@
 """Settings: from the right place, each with its origin; a bad one is refused with its line. The line to blame ends in `# <-`."""
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from exitguard.config import ConfigError, LoadedSettings, OriginKind, Settings, load_settings
+from exitguard.config import (
+    ConfigError,
+    Guide,
+    LoadedSettings,
+    OriginKind,
+    Settings,
+    changes_needing_restart,
+    load_settings,
+    refuse_password,
+    without_password,
+)
 from exitguard.policy.problem import Problem
 
 HOME = {"HOME": "/home/ada"}
+ANOTHER_OF_EACH = """\
+# comment
+state_dir: /srv/exitguard
+connect: qemu+ssh://root@hv1/system
+policy_files: [/etc/a.yaml]
+waiver_files:
+  - /etc/w.yaml
+call_timeout_seconds: 2.5
+log_level: debug
+audit_interval_seconds: 300
+sample_interval_seconds: 20
+retention_days: 90
+sample_retention_days: 9
+database_limit_mib: 64
+metrics_listen: 127.0.0.1:9478
+metrics_textfile: /srv/textfile/exitguard.prom
+"""
+SAMPLE = Path(__file__).parent.parent / "deploy/config.yaml"
 
 
 @pytest.fixture
@@ -40,10 +72,7 @@ def test_without_anything_the_defaults_apply() -> None:
 
 
 def test_every_setting_can_be_given_in_the_file(config: Path) -> None:
-    config.write_text(
-        "# comment\nstate_dir: /srv/exitguard\nconnect: qemu+ssh://root@hv1/system\npolicy_files: [/etc/a.yaml]\n"
-        "waiver_files:\n  - /etc/w.yaml\ncall_timeout_seconds: 2.5\nlog_level: debug\n"
-    )
+    config.write_text(ANOTHER_OF_EACH)
     loaded = load(config)
     assert loaded.settings == Settings(
         state_dir=Path("/srv/exitguard"),
@@ -52,16 +81,150 @@ def test_every_setting_can_be_given_in_the_file(config: Path) -> None:
         waiver_files=(Path("/etc/w.yaml"),),
         call_timeout_seconds=2.5,
         log_level="debug",
+        audit_interval_seconds=300,
+        sample_interval_seconds=20,
+        retention_days=90,
+        sample_retention_days=9,
+        database_limit_mib=64,
+        metrics_listen="127.0.0.1:9478",
+        metrics_textfile=Path("/srv/textfile/exitguard.prom"),
     )
     assert loaded.file == config
     assert {origin.kind for origin in loaded.origins} == {OriginKind.FILE}
-    assert [origin.where for origin in loaded.origins] == [f"{config}:{line}" for line in (2, 3, 4, 5, 7, 8)]
+    assert [origin.where for origin in loaded.origins] == [f"{config}:{line}" for line in (2, 3, 4, 5, *range(7, 16))]
 
 
 @pytest.mark.parametrize(("written", "seconds"), [("0.5", 0.5), ("1", 1.0), ("60", 60.0), ("59.999", 59.999)])
 def test_timeout_is_a_bounded_number_of_seconds(config: Path, written: str, seconds: float) -> None:
     config.write_text(f"call_timeout_seconds: {written}\n")
     assert load(config).settings.call_timeout_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("setting", "least", "most", "default"),
+    [
+        ("audit_interval_seconds", 60, 86_400, 600),
+        ("sample_interval_seconds", 10, 3600, 300),
+        ("retention_days", 1, 3650, 400),
+        ("sample_retention_days", 1, 3650, 7),
+        ("database_limit_mib", 16, 65_536, 512),
+    ],
+)
+def test_whole_number_has_a_default_and_bounds(config: Path, setting: str, least: int, most: int, default: int) -> None:
+    assert getattr(load().settings, setting) == default
+    beside = "" if setting == "audit_interval_seconds" else "audit_interval_seconds: 86400\n"
+    for value in (least, most):
+        config.write_text(f"{beside}{setting}: {value}\n")
+        assert getattr(load(config).settings, setting) == value
+    for value, expected in ((least - 1, f"at least {least}"), (most + 1, f"at most {most}"), ("1.5", "an integer")):
+        config.write_text(f"{beside}{setting}: {value}\n")
+        (problem,) = refusal(config)
+        assert (problem.path, problem.line) == (setting, len(beside.splitlines()) + 1)
+        assert problem.message.startswith(f"expected {expected}, found ")
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:9478", "127.255.0.9:1", "127.0.0.1:65535", "[::1]:9478"])
+def test_metrics_are_served_on_a_loopback_address(config: Path, listen: str) -> None:
+    config.write_text(f'metrics_listen: "{listen}"\n')
+    assert load(config).settings.metrics_listen == listen
+
+
+@pytest.mark.parametrize(
+    "listen",
+    [
+        *("0.0.0.0:9478", "192.0.2.1:9478", "[::]:9478", "[2001:db8::1]:9478", "[::ffff:127.0.0.1]:9478", "[::1%lo]:9478"),
+        *("localhost:9478", ":9478", "9478", "127.0.0.1", "127.0.0.1:", "::1:9478", "127.1:9478", "127.0.0.256:9478", "127.0.0.01:9478"),
+        *("127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:099", "127.0.0.1:-1", "127.0.0.1:\u0661", "127.0.0.1:http", "http://127.0.0.1:9478"),
+        *(" 127.0.0.1:9478", "127.0.0.1:9478 ", "[127.0.0.1]:9478", ""),
+    ],
+)
+def test_metrics_are_served_on_nothing_but_a_loopback_address(config: Path, listen: str) -> None:
+    config.write_text(f'# comment\nmetrics_listen: "{listen}"\n', encoding="utf-8")
+    (problem,) = refusal(config)
+    assert (problem.line, problem.path) == (2, "metrics_listen")
+    assert problem.message.startswith('expected a loopback address and a port, such as 127.0.0.1:9478 or "[::1]:9478", found ')
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("exitguard.prom", "expected an absolute path, found 'exitguard.prom'"),
+        ("/srv/exitguard.txt", "expected a file name that ends in .prom, found '/srv/exitguard.txt'"),
+        ("/srv/exitguard.prom.tmp", "expected a file name that ends in .prom, found '/srv/exitguard.prom.tmp'"),
+        ("/srv/.prom", "expected a file name that ends in .prom, found '/srv/.prom'"),
+    ],
+)
+def test_metrics_file_that_no_collector_would_read_is_refused(config: Path, file: str, message: str) -> None:
+    config.write_text(f"metrics_textfile: {file}\n")
+    (problem,) = refusal(config)
+    assert (problem.line, problem.path, problem.message) == (1, "metrics_textfile", message)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "qemu+tcp://ada:s3cret@hv1/system",
+        "qemu+tcp://ada:s3cret@hv1:16509/system",
+        "qemu+tcp://:s3cret@hv1/system",
+        "qemu+tcp://ada@site:s3cret@hv1/system",
+        "qemu+tcp://ada:s3@cret@hv1/system",
+        "qemu+tcp://ada:s3/cret@hv1/system",
+        "qemu+tcp://ada:s3:cret?#@hv1/system",
+        "qemu+tcp://ada%3As3cret@hv1/system",
+        "qemu+tcp://ada%3as3cret@hv1/system",
+        f"qemu+tcp://ada:s3cret{'x' * 500}@hv1/system",
+        f"qemu+tcp://{'a' * 500}:s3cret@hv1/system",
+        "qemu+tcp://ada:s3\\ncret@hv1/system",
+        "ada:s3cret@hv1",
+        "QEMU://ada:s3cret@hv1/system",
+    ],
+)
+def test_password_in_a_uri_is_refused_and_never_shown(config: Path, uri: str) -> None:
+    config.write_text(f'connect: "{uri}"\n')
+    (in_file,) = refusal(config)
+    assert (in_file.line, in_file.path) == (1, "connect")
+    (in_environment,) = refusal(None, {**HOME, "EXITGUARD_CONNECT": uri})
+    assert in_environment.path == "EXITGUARD_CONNECT"
+    for problem in (in_file, in_environment):
+        assert problem.message.startswith("expected a libvirt URI without a password, found ")
+        assert not re.search("s3|cret", problem.sentence)
+    with pytest.raises(ValueError, match="without a password") as caught:
+        refuse_password(uri)
+    assert not re.search("s3|cret", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "connect:qemu+tcp://ada:s3cret@hv1/system",
+        "connect: {qemu+tcp://ada:s3cret@hv1/system: }",
+        "connect: [qemu+tcp://ada:s3cret@hv1/system]",
+        "conect: qemu+tcp://ada:s3cret@hv1/system",
+        "connect: !uri qemu+tcp://ada:s3cret@hv1/system",
+        "connect: 'qemu+tcp://ada:s3cret@hv1/system",
+        "connect: 'qemu+tcp://ada:s3cret@hv1/system' x",
+        "connect: qemu:///system\nconnect: qemu+tcp://ada:s3cret@hv1/system",
+    ],
+)
+def test_password_is_not_shown_where_the_file_is_not_even_understood(config: Path, text: str) -> None:
+    config.write_text(text)
+    assert not any("cret" in problem.sentence for problem in refusal(config))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "qemu:///system",
+        "qemu+ssh://root@hv1:2222/system",
+        "qemu+ssh://root@[2001:db8::1]:22/system?keyfile=/root/key",
+        "qemu+ssh://root@hv1/system?keyfile=/home/ops@site/key",
+        "qemu+ssh://root@hv1:22/system?keyfile=/home/ops%40site/key",
+        "test:///default",
+    ],
+)
+def test_uri_without_a_password_is_taken_as_it_is(uri: str) -> None:
+    assert load(None, {**HOME, "EXITGUARD_CONNECT": uri}).settings.connect == uri
+    assert without_password(uri) == uri
 
 
 def test_environment_overrules_the_file(config: Path) -> None:
@@ -149,6 +312,16 @@ def test_default_state_directory(environ: dict[str, str], user_id: int, state_di
     assert load(None, environ, user_id=user_id).settings.state_dir == Path(state_dir)
 
 
+def test_owner_of_the_systems_state_directory_uses_it(tmp_path: Path) -> None:
+    """The daemon's user finds the daemon's history from a shell too."""
+    if os.geteuid() == 0:  # root has it anyway
+        os.chown(tmp_path, 990, -1)
+    owner = tmp_path.stat().st_uid
+    for user_id, state_dir in ((owner, tmp_path), (owner + 1, Path("/home/ada/.local/state/exitguard"))):
+        loaded = load_settings(None, HOME, user_id=user_id, system_config=tmp_path / "none", system_state_dir=tmp_path)
+        assert loaded.settings.state_dir == state_dir
+
+
 @pytest.mark.parametrize("environ", [{}, {"HOME": ""}, {"HOME": "relative"}])
 def test_without_a_home_the_state_directory_has_to_be_named(config: Path, environ: dict[str, str]) -> None:
     (problem,) = refusal(None, environ)
@@ -212,3 +385,44 @@ def test_bad_values_of_file_and_environment_are_told_together_even_where_one_ove
 def test_unknown_setting_has_no_origin() -> None:
     with pytest.raises(KeyError):
         load().origin("hub")
+
+
+def test_sample_as_shipped_changes_nothing() -> None:
+    loaded = load(SAMPLE, HOME, user_id=0)
+    assert loaded.settings == load(None, HOME, user_id=0).settings
+    assert {origin.kind for origin in loaded.origins} == {OriginKind.DEFAULT}
+
+
+def test_sample_with_every_setting_uncommented_says_the_defaults(config: Path) -> None:
+    config.write_text(re.sub(r"^#(?=[a-z_]+:)", "", SAMPLE.read_text(), flags=re.MULTILINE))
+    loaded = load(config, HOME, user_id=0)
+    assert loaded.settings == load(None, HOME, user_id=0).settings
+    assert {origin.kind for origin in loaded.origins} == {OriginKind.FILE}
+
+
+@pytest.mark.parametrize("setting", list(Settings.model_fields))
+def test_every_setting_says_what_it_is_its_unit_and_why_to_change_it(setting: str) -> None:
+    field = Settings.model_fields[setting]
+    (guide,) = (part for part in field.metadata if isinstance(part, Guide))
+    assert field.description
+    assert guide.unit
+    assert guide.why.endswith(".")
+    endings = {"seconds": "_seconds", "days": "_days", "MiB": "_mib"}
+    assert setting.endswith(endings.get(guide.unit, ""))
+
+
+def test_state_directory_alone_needs_a_restart(config: Path) -> None:
+    old = load().settings
+    config.write_text(ANOTHER_OF_EACH)
+    new = load(config).settings
+    assert [name for name in Settings.model_fields if getattr(old, name) == getattr(new, name)] == []
+    assert changes_needing_restart(old, new) == ("state_dir",)
+    assert changes_needing_restart(old, new.model_copy(update={"state_dir": old.state_dir})) == ()
+    assert changes_needing_restart(old, old) == ()
+
+
+def test_daemon_gets_its_settings_without_what_only_the_command_line_needs() -> None:
+    heavy = "{'typer', 'click', 'rich', 'alembic', 'sqlalchemy', 'libvirt'}"
+    code = f"import sys, exitguard.config; exitguard.config.load_settings(None, dict(HOME='/')); print({heavy} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "set()\n"

@@ -3,8 +3,12 @@
 The file is `--config`, else $EXITGUARD_CONFIG, else /etc/exitguard/config.yaml where there is one. EXITGUARD_STATE_DIR and
 EXITGUARD_CONNECT then have the last word; an empty variable counts as none. Paths in a file are absolute: a daemon has no
 directory that an operator would expect them to start from. A variable is set in a shell, and its path starts where that is.
+
+What is said here of each setting is the only source of deploy/config.yaml and docs/configuration.md (`make generate`). The daemon
+imports this module and calls `load_settings` again on each reload.
 """
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -17,14 +21,19 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from exitguard.policy.load import read_source
 from exitguard.policy.problem import Problem, ProblemsError, bounded_problems
+from exitguard.policy.schema import fault
 from exitguard.policy.validation import shown, validate
 from exitguard.policy.yaml_source import SourceError, YamlSource, YamlValue
 
 SYSTEM_CONFIG = Path("/etc/exitguard/config.yaml")
 SYSTEM_STATE_DIR = Path("/var/lib/exitguard")
 _DECIMAL = re.compile(r"[0-9]{1,6}\.[0-9]{1,6}")
+_LISTEN = re.compile(r"(?P<host>[0-9.]+|\[::1\]):(?P<port>[1-9][0-9]{0,4})", re.ASCII)
+_LARGEST_PORT = 65535
+#: Whatever stands between the first colon after the scheme and the last @; libxml2, which libvirt parses with, decodes %3A there.
+_PASSWORD = re.compile(r"((?:[^:]*://)?+[^:]*?)(?::|%3a).*@", re.IGNORECASE | re.DOTALL)
 #: The settings that the environment may overrule, and by which variable.
-_VARIABLES: Mapping[str, str] = {"state_dir": "EXITGUARD_STATE_DIR", "connect": "EXITGUARD_CONNECT"}
+VARIABLES: Mapping[str, str] = {"state_dir": "EXITGUARD_STATE_DIR", "connect": "EXITGUARD_CONNECT"}
 _ENVIRONMENT = "environment"
 
 
@@ -43,13 +52,73 @@ def _number(value: object) -> object:
     return float(value) if isinstance(value, str) and _DECIMAL.fullmatch(value) else value
 
 
+def without_password(text: str) -> str:
+    """`text` as it may be shown: where it holds a password as a URI would, `***` instead of that."""
+    return _PASSWORD.sub(r"\1:***@", text, count=1)
+
+
+def refuse_password(uri: str) -> str:
+    """`uri` as it is. Raises ValueError, which does not show the password, for one that carries any.
+
+    libvirt reads user:password as the name of the user: it logs in nowhere, and is in the arguments of ssh for all to see.
+    """
+    if _PASSWORD.match(uri) is None:
+        return uri
+    why = "libvirt would take it for a part of the user's name. Passwords belong in libvirt's auth.conf; an @ after the host is %40"
+    raise ValueError(f"expected a libvirt URI without a password, found {shown(without_password(uri))}: {why}")
+
+
+def _without_secret(value: object) -> object:
+    """Comes before every other check of a URI, since those show what they refuse."""
+    if isinstance(value, dict):
+        raise fault((), "expected text, found a mapping")
+    try:
+        return refuse_password(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise fault((), str(error)) from None
+
+
 def _libvirt_uri(uri: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s\x00-\x1f\x7f]*", uri):
         raise ValueError("expected a libvirt URI such as qemu:///system")
     return uri
 
 
+def _loopback(listen: str) -> str:
+    """Literals only: what a name such as localhost leads to is decided elsewhere, and may be changed there."""
+    match = _LISTEN.fullmatch(listen)
+    if match is None or int(match["port"]) > _LARGEST_PORT or not _is_loopback(match["host"].strip("[]")):
+        raise ValueError('expected a loopback address and a port, such as 127.0.0.1:9478 or "[::1]:9478"')
+    return listen
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _textfile(path: Path) -> Path:
+    if path.suffix != ".prom":  # node_exporter passes over every other file of its directory
+        raise ValueError("expected a file name that ends in .prom")
+    return path
+
+
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What an operator wants to know of a setting beside what it is."""
+
+    unit: str
+    #: When to change it, and what that costs.
+    why: str
+    #: What it may be, beside the bounds of the field.
+    allowed: str = ""
+    #: What applies where it is not set, where that is more than the field's default.
+    default: str = ""
 
 
 class Settings(BaseModel):
@@ -57,16 +126,120 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    state_dir: AbsolutePath = Field(description="where the agent keeps its database and its identity")
-    connect: Annotated[str, Field(max_length=500), AfterValidator(_libvirt_uri)] | None = Field(
-        default=None, description="the libvirt URI to audit; null for libvirt's system daemon on this host"
-    )
-    policy_files: tuple[AbsolutePath, ...] = Field(default=(), description="policy files instead of the shipped ones")
-    waiver_files: tuple[AbsolutePath, ...] = ()
-    call_timeout_seconds: Annotated[float, BeforeValidator(_number), Field(ge=0.5, le=60)] = Field(
-        default=5.0, description="how long one libvirt call may take before its domain counts as stuck"
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    state_dir: Annotated[
+        AbsolutePath,
+        Guide(
+            unit="path",
+            why="Set it to keep them on another disk. Move the directory along, else the host begins a new history under a new host id; "
+            "and restart the daemon, since a reload does not take it up.",
+            allowed="an absolute path",
+            default=f"{SYSTEM_STATE_DIR} (root, and the user who owns it); ~/.local/state/exitguard (others)",
+        ),
+    ] = Field(description="the directory of the agent's database and of the host's id")
+    connect: Annotated[
+        Annotated[str, Field(max_length=500), AfterValidator(_libvirt_uri)] | None,
+        BeforeValidator(_without_secret),
+        Guide(
+            unit="URI",
+            why="Set it where another libvirt than the system's is to be asked. Through a URI with a host name everything but libvirt is "
+            "unknown: kernel, KVM and processes are seen on their own host only.",
+            allowed="a libvirt URI without a password, or null",
+            default="null (qemu:///system)",
+        ),
+    ] = Field(default=None, description="the libvirt to ask")
+    policy_files: Annotated[
+        tuple[AbsolutePath, ...],
+        Guide(
+            unit="paths",
+            why="Set it to judge by a policy of your own. While one of the files is bad no audit starts, and a running daemon keeps the "
+            "policy that it has.",
+            allowed="a list of absolute paths",
+            default="[] (what ships)",
+        ),
+    ] = Field(default=(), description="files with a policy, kernels, QEMU versions or costs; each replaces the shipped file of its kind")
+    waiver_files: Annotated[
+        tuple[AbsolutePath, ...],
+        Guide(
+            unit="paths",
+            why="Set it to waive failures that somebody answers for, until a date. A malformed waiver is not applied, and is a finding.",
+            allowed="a list of absolute paths",
+        ),
+    ] = Field(default=(), description="files with waivers")
+    call_timeout_seconds: Annotated[
+        float,
+        BeforeValidator(_number),
+        Field(ge=0.5, le=60),
+        Guide(
+            unit="seconds",
+            why="Raise it where libvirt answers slowly under load and domains are reported as stuck that are not. An audit then waits that "
+            "much longer for a domain that is.",
+        ),
+    ] = Field(default=5.0, description="how long one libvirt call may take before its domain counts as stuck")
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Guide(unit="word", why="Lower it to debug while looking for a fault; raise it to warning where the journal is short of room."),
+    ] = Field(default="info", description="the least important message that the daemon logs")
+    audit_interval_seconds: Annotated[
+        int,
+        Field(ge=60, le=86_400),
+        Guide(
+            unit="seconds",
+            why="Shorten it to find changes of the kernel, of QEMU and of files sooner; every audit costs CPU time here and in libvirt. "
+            "Domains that libvirt reports as changed are judged at once, whatever this is.",
+        ),
+    ] = Field(default=600, description="the time from one audit of the whole host to the next")
+    sample_interval_seconds: Annotated[
+        int,
+        Field(ge=10, le=3600),
+        Guide(
+            unit="seconds",
+            why="Shorten it to see short changes of the counters; every sample costs a call to libvirt and room in the database.",
+            allowed="not more than audit_interval_seconds",
+        ),
+    ] = Field(default=300, description="the time from one sample of the counters to the next")
+    retention_days: Annotated[
+        int,
+        Field(ge=1, le=3650),
+        Guide(
+            unit="days",
+            why="Lower it to save disk space, raise it where older questions have to be answered from this host. What still holds is "
+            "kept whatever its age.",
+        ),
+    ] = Field(default=400, description="how long the history of facts and findings is kept")
+    sample_retention_days: Annotated[
+        int,
+        Field(ge=1, le=3650),
+        Guide(unit="days", why="Lower it to save disk space, raise it to look back further on the counters of this host."),
+    ] = Field(default=7, description="how long samples are kept")
+    database_limit_mib: Annotated[
+        int,
+        Field(ge=16, le=65_536),
+        Guide(
+            unit="MiB",
+            why="Lower it where the disk is small; raise it where history ends before retention_days are over. What is too much goes, "
+            "the oldest first and samples before history.",
+        ),
+    ] = Field(default=512, description="the size that the database is kept to")
+    metrics_listen: Annotated[
+        Annotated[str, AfterValidator(_loopback)] | None,
+        Guide(
+            unit="address:port",
+            why="Set it, to 127.0.0.1:9478 for example, where Prometheus or its agent on this host is to scrape the daemon. Every user of "
+            "this host can then read the metrics; no other host can.",
+            allowed='127.x.x.x:PORT or "[::1]:PORT" (in quotes), PORT from 1 to 65535, or null',
+            default="null (not served)",
+        ),
+    ] = Field(default=None, description="where the daemon serves its metrics over HTTP, at /metrics")
+    metrics_textfile: Annotated[
+        Annotated[AbsolutePath, AfterValidator(_textfile)] | None,
+        Guide(
+            unit="path",
+            why="Set it, to /var/lib/prometheus/node-exporter/exitguard.prom for example, where node_exporter's textfile collector brings "
+            "the metrics home. The daemon's user, and its unit (ReadWritePaths=), must be allowed to write in that directory.",
+            allowed="an absolute path that ends in .prom, or null",
+            default="null (not written)",
+        ),
+    ] = Field(default=None, description="the file that the daemon writes its metrics to")
 
 
 class OriginKind(StrEnum):
@@ -111,7 +284,12 @@ class LoadedSettings:
 
 
 def load_settings(
-    path: Path | None, environ: Mapping[str, str], *, user_id: int | None = None, system_config: Path = SYSTEM_CONFIG
+    path: Path | None,
+    environ: Mapping[str, str],
+    *,
+    user_id: int | None = None,
+    system_config: Path = SYSTEM_CONFIG,
+    system_state_dir: Path = SYSTEM_STATE_DIR,
 ) -> LoadedSettings:
     """The settings from the file that applies and from `environ`. Raises ConfigError with all problems.
 
@@ -122,8 +300,8 @@ def load_settings(
     source = _read(file, problems)
     from_file = source.data if isinstance(source.data, dict) else {}
     from_environment = _values_of(environ, problems)
-    default_state_dir = _default_state_dir(environ, os.geteuid() if user_id is None else user_id)
-    defaults: dict[str, YamlValue] = {"state_dir": str(default_state_dir or SYSTEM_STATE_DIR)}
+    default_state_dir = _default_state_dir(environ, os.geteuid() if user_id is None else user_id, system_state_dir)
+    defaults: dict[str, YamlValue] = {"state_dir": str(default_state_dir or system_state_dir)}
     if default_state_dir is None and "state_dir" not in {**from_file, **from_environment}:
         nowhere = "expected state_dir in the configuration, EXITGUARD_STATE_DIR, or a HOME to keep it under, found none of them"
         problems.append(Problem(file=_ENVIRONMENT, line=None, path="HOME", message=nowhere))
@@ -142,10 +320,15 @@ def load_settings(
     return LoadedSettings(settings, origins, file)
 
 
+def changes_needing_restart(old: Settings, new: Settings) -> tuple[str, ...]:
+    """The settings in which `new` differs from `old` and which a running daemon cannot change: its store is opened once."""
+    return tuple(setting for setting in ("state_dir",) if getattr(old, setting) != getattr(new, setting))
+
+
 def _values_of(environ: Mapping[str, str], problems: list[Problem]) -> dict[str, YamlValue]:
     """The settings that the environment overrules."""
     values: dict[str, YamlValue] = {}
-    for setting, variable in _VARIABLES.items():
+    for setting, variable in VARIABLES.items():
         text = environ.get(variable)
         if not text:
             continue
@@ -184,17 +367,20 @@ def _read(file: Path | None, problems: list[Problem]) -> YamlSource:
     if isinstance(source.data, dict):
         return source
     if source.data is not None:
-        problems.append(source.problem((), f"expected a mapping of settings, found {shown(source.data)}"))
+        # `connect:URI`, without the space, is text.
+        found = shown(without_password(source.data) if isinstance(source.data, str) else source.data)
+        problems.append(source.problem((), f"expected a mapping of settings, found {found}"))
     return nothing
 
 
-def _default_state_dir(environ: Mapping[str, str], user_id: int) -> Path | None:
-    """/var/lib/exitguard for root, else below $XDG_STATE_HOME or ~/.local/state (XDG Base Directory Specification 0.8).
+def _default_state_dir(environ: Mapping[str, str], user_id: int, system_state_dir: Path) -> Path | None:
+    """/var/lib/exitguard for root and its owner, else below $XDG_STATE_HOME or ~/.local/state (XDG Base Directory Specification 0.8).
 
-    A relative $XDG_STATE_HOME is ignored, as the specification asks. None where there is no home either.
+    The owner is the daemon's user, who has to find the same history from a shell. A relative $XDG_STATE_HOME is ignored, as the
+    specification asks. None where there is no home either.
     """
-    if user_id == 0:
-        return SYSTEM_STATE_DIR
+    if user_id == 0 or user_id == _owner(system_state_dir):
+        return system_state_dir
     state_home = Path(environ.get("XDG_STATE_HOME", ""))
     if state_home.is_absolute():
         return state_home / "exitguard"
@@ -202,13 +388,20 @@ def _default_state_dir(environ: Mapping[str, str], user_id: int) -> Path | None:
     return home / ".local/state/exitguard" if home.is_absolute() else None
 
 
+def _owner(directory: Path) -> int | None:
+    try:
+        return directory.stat().st_uid
+    except OSError:
+        return None
+
+
 def _in_environment(problem: Problem) -> Problem:
-    return problem.model_copy(update={"line": None, "path": _VARIABLES.get(problem.path, problem.path)})
+    return problem.model_copy(update={"line": None, "path": VARIABLES.get(problem.path, problem.path)})
 
 
 def _origin(setting: str, source: YamlSource, from_file: Mapping[str, YamlValue], from_environment: Mapping[str, YamlValue]) -> Origin:
     if setting in from_environment:
-        return Origin(setting, OriginKind.ENVIRONMENT, _VARIABLES[setting])
+        return Origin(setting, OriginKind.ENVIRONMENT, VARIABLES[setting])
     if setting in from_file:
         return Origin(setting, OriginKind.FILE, source.problem((setting,), "").where)
     return Origin(setting, OriginKind.DEFAULT, "")

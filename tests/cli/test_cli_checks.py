@@ -1,11 +1,16 @@
 """`policy`, `waiver` and `config`: good in one line, bad with every problem at once."""
 
+import os
+import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+
+from exitguard.config import Settings
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -106,7 +111,8 @@ def test_waivers_are_checked_by_the_rules_of_the_given_or_configured_policy(exit
 @pytest.mark.parametrize("arguments", [(), ("FILE",)])
 def test_good_settings(exitguard: Run, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     result = exitguard("config", "check", *(tmp_path / "config.yaml" for _ in arguments))
-    assert (result.returncode, result.stdout) == (0, f"good: {tmp_path}/config.yaml\n")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.fullmatch(rf"good: {tmp_path}/config\.yaml; policy pmu-off [0-9.]+, 0 waivers\n", result.stdout)
 
 
 def test_bad_settings_are_told_all_at_once(exitguard: Run, tmp_path: Path) -> None:
@@ -118,16 +124,95 @@ def test_bad_settings_are_told_all_at_once(exitguard: Run, tmp_path: Path) -> No
     assert f"{file}:2: state_dirr: this key is unknown: did you mean 'state_dir'?" in result.stderr
 
 
-def test_shown_settings_are_settings_and_name_their_origin(exitguard: Run, tmp_path: Path) -> None:
+def test_settings_are_good_only_with_the_policy_that_they_name(exitguard: Run, tmp_path: Path) -> None:
+    config, policy = tmp_path / "mine.yaml", tmp_path / "policy.yaml"
+    config.write_text(f"policy_files: [{policy}]\n")
+    missing = exitguard("config", "check", config)
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert f"{policy}: expected a file, found none" in missing.stderr
+    policy.write_text("kind: policy\nschema_version: 2\n")
+    assert f"{policy}:2: schema_version: " in exitguard("config", "check", config).stderr
+
+
+def test_settings_are_good_only_with_the_waivers_that_they_name(exitguard: Run, tmp_path: Path) -> None:
+    config, waivers = tmp_path / "mine.yaml", tmp_path / "waivers.yaml"
+    config.write_text(f"waiver_files: [{waivers}]\n")
+    waivers.write_text(GOOD_WAIVER)
+    good = exitguard("config", "check", config)
+    assert good.returncode == 0
+    assert good.stdout.endswith(", 1 waiver\n")
+    waivers.write_text(GOOD_WAIVER.replace("DOM-PMU-PERSISTENT", "DOM-PMU-LIFE"))
+    bad = exitguard("config", "check", config)
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert f"{waivers}:5: waivers[0].rules[0]: " in bad.stderr
+
+
+def test_expired_waiver_is_no_fault_of_the_settings(exitguard: Run, tmp_path: Path) -> None:
+    config, waivers = tmp_path / "mine.yaml", tmp_path / "waivers.yaml"
+    config.write_text(f"waiver_files: [{waivers}]\n")
+    waivers.write_text(GOOD_WAIVER.replace("2036-01-01", "2026-01-02"))
+    assert exitguard("config", "check", config).returncode == 0
+
+
+def test_state_directory_that_is_none_is_warned_of(exitguard: Run, tmp_path: Path) -> None:
+    (tmp_path / "state").touch()
+    result = exitguard("config", "check")
+    assert result.returncode == 0
+    assert result.stderr.startswith(f"Warning: environment EXITGUARD_STATE_DIR: state_dir: {tmp_path}/state is no directory that user id ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_state_directory_of_another_user_is_warned_of(environment: dict[str, str], tmp_path: Path) -> None:
+    """Root may write anywhere: where root runs the tests, another user asks."""
+    (tmp_path / "state").mkdir(mode=0o555)
+    code = (
+        "import os; from exitguard.cli.config import _state_dir_warning; from exitguard.config import load_settings;"
+        "loaded = load_settings(None, os.environ); os.geteuid() or os.seteuid(65534); print(*_state_dir_warning(loaded))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+    assert f"state_dir: {tmp_path}/state is no directory that user id {os.geteuid() or 65534} may write to" in told
+
+
+def test_shown_settings_are_those_set_here_and_name_their_origin(exitguard: Run, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("call_timeout_seconds: 7\n")
     shown = exitguard("config", "show", "--config", file)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.splitlines() == [
+        f'state_dir: "{tmp_path}/state"  # environment EXITGUARD_STATE_DIR',
+        f"call_timeout_seconds: 7.0  # {file}:1",
+    ]
+
+
+def test_where_nothing_is_set_nothing_is_shown_and_the_reader_is_told_so(exitguard: Run, tmp_path: Path) -> None:
+    shown = exitguard("config", "show", env={"EXITGUARD_STATE_DIR": ""})
+    assert (shown.returncode, shown.stdout) == (0, "")
+    assert f"Nothing is set: {tmp_path}/config.yaml sets nothing" in shown.stderr
+    assert "--effective" in shown.stderr
+
+
+def test_effective_settings_are_all_of_them_and_are_settings_themselves(exitguard: Run, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("call_timeout_seconds: 7\nmetrics_listen: '[::1]:9478'\n")
+    shown = exitguard("config", "show", "--effective", "--config", file)
     assert shown.returncode == 0
     assert f"call_timeout_seconds: 7.0  # {file}:1" in shown.stdout
     assert f'state_dir: "{tmp_path}/state"  # environment EXITGUARD_STATE_DIR' in shown.stdout
-    assert 'log_level: "info"  # default' in shown.stdout
+    assert "audit_interval_seconds: 600  # default" in shown.stdout
+    assert list(yaml.safe_load(shown.stdout)) == list(Settings.model_fields)
     again = tmp_path / "again.yaml"
     again.write_text(shown.stdout)
     assert exitguard("config", "check", again).returncode == 0
-    reread = exitguard("config", "show", "--config", again).stdout
+    reread = exitguard("config", "show", "--effective", "--config", again).stdout
     assert yaml.safe_load(reread) == yaml.safe_load(shown.stdout)
+
+
+@pytest.mark.parametrize("arguments", [("config", "show", "--effective"), ("config", "check"), ("audit",), ("doctor",), ("facts",)])
+@pytest.mark.parametrize("place", ["file", "environment"])
+def test_password_in_the_configured_uri_is_never_printed(exitguard: Run, tmp_path: Path, arguments: tuple[str, ...], place: str) -> None:
+    uri = "qemu+tcp://ada:s3cret@192.0.2.1/system"
+    (tmp_path / "config.yaml").write_text(f"connect: {uri}\n" if place == "file" else "")
+    result = exitguard(*arguments, env={"EXITGUARD_DEBUG": "1", "EXITGUARD_CONNECT": uri if place == "environment" else ""})
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "qemu+tcp://ada:***@192.0.2.1/system" in result.stderr
+    assert "s3cret" not in result.stderr

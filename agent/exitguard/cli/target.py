@@ -32,9 +32,14 @@ def request_for(asked: Asked, environ: Mapping[str, str]) -> "AuditRequest":
     if asked.no_store and asked.state_dir is not None:
         raise typer.BadParameter("give either --no-store or --state-dir", param_hint="--no-store")
 
-    from exitguard.config import load_settings
+    from exitguard.config import load_settings, refuse_password
     from exitguard.cycle import AuditRequest
 
+    if asked.connect is not None:
+        try:
+            refuse_password(asked.connect)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--connect") from None
     settings = load_settings(asked.config, environ).settings
     uri = None if asked.sysroot is not None else asked.connect or settings.connect
     request = AuditRequest(
