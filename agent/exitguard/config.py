@@ -194,7 +194,6 @@ class Settings(BaseModel):
         Guide(
             unit="seconds",
             why="Shorten it to see short changes of the counters; every sample costs a call to libvirt and room in the database.",
-            allowed="not more than audit_interval_seconds",
         ),
     ] = Field(default=300, description="the time from one sample of the counters to the next")
     retention_days: Annotated[
