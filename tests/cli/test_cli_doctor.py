@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,6 +42,7 @@ def test_doctor_without_root_ends_in_order(environment: dict[str, str]) -> None:
     assert "Traceback" not in result.stderr
     assert "permission denied" in result.stdout
     assert "unlock" in result.stdout
+    assert f"as user {pwd.getpwuid(65534 if os.geteuid() == 0 else os.geteuid()).pw_name}" in result.stdout
 
 
 def test_doctor_writes_to_a_file(exitguard: Run, empty_host: Path, tmp_path: Path) -> None:

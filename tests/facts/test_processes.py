@@ -250,6 +250,30 @@ def test_program_that_cannot_be_read_has_its_reason_and_keeps_what_the_command_l
     assert described.cpu.get().pmu is PmuElement.OFF
 
 
+def test_command_line_of_another_users_process_has_to_name_the_program_by_its_path(start: Start) -> None:
+    # As another user where root runs the tests: what may be looked into needs no such conclusion.
+    guest = uuid4()
+    start(guest)
+    script = """
+import os, sys
+from exitguard.facts.processes import describe_process, read_processes
+from exitguard.facts.qemu import QemuReader
+from exitguard.facts.tree import HostTree
+if os.getuid() == 0:
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+(running,) = read_processes(HostTree()).by_uuid[sys.argv[1]]
+executable = describe_process(running, QemuReader(HostTree())).executable
+print(running.program, executable.reason, executable.unlock, sep=" / ")
+"""
+    shown = subprocess.run([sys.executable, "-c", script, str(guest)], capture_output=True, text=True, check=True).stdout
+    if os.getuid() == 0:
+        reason = "permission denied, and its command line names no absolute path"
+        assert shown == f"qemu-system-x86_64 / {reason} / run as root, or grant CAP_SYS_PTRACE\n"
+    else:
+        assert shown == "qemu-system-x86_64 / None / None\n"
+
+
 # Virtual machines that libvirt does not know
 
 

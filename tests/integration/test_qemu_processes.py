@@ -17,6 +17,9 @@ from exitguard.facts.processes import read_processes, read_unmanaged
 from exitguard.facts.qemu import QemuReader
 from exitguard.facts.qemu_command_line import _WITHOUT_VALUE
 from exitguard.facts.tree import HostTree
+from exitguard.facts.unchanged_program import MARGIN_SECONDS
+from exitguard.model.host import QemuBinary
+from exitguard.model.record import Observed
 
 pytestmark = pytest.mark.integration
 
@@ -201,3 +204,95 @@ def test_process_numbers_are_those_of_this_machine(lab: LibvirtLab) -> None:
     assert [each.pid for each in running] == [lab.pid(uuid_of("counted"))]
     assert inner != running[0].pid
     assert Path(f"/proc/{running[0].pid}").stat().st_uid == running[0].uid
+
+
+# What another user sees of the program that runs
+
+
+# Its modules are loaded while it is root: an unprivileged user need not be able to read this Python.
+AS_NOBODY = """
+import os, sys
+from exitguard.facts.processes import describe_process, read_processes
+from exitguard.facts.qemu import QemuReader
+from exitguard.facts.tree import HostTree
+from exitguard.facts.unchanged_program import BootClock
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+pid, boot_seconds = int(sys.argv[1]), float(sys.argv[2])
+running, = (each for found in read_processes(HostTree()).by_uuid.values() for each in found if each.pid == pid)
+reader = QemuReader(HostTree())
+if boot_seconds:
+    reader.program_files.clock = BootClock(boot_seconds, boot_seconds + 3, os.sysconf("SC_CLK_TCK"))
+print(describe_process(running, reader).executable.model_dump_json())
+"""
+
+
+def seen_by_nobody(pid: int, *, allow_no_margin: bool = True) -> Observed[QemuBinary]:
+    """The program of a process as an unprivileged user tells it.
+
+    By this machine's own clock; or by one that was never set, and by which a file has to be no more than older than the process.
+    """
+    boot_seconds = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + MARGIN_SECONDS if allow_no_margin else 0
+    command = [sys.executable, "-c", AS_NOBODY, str(pid), str(boot_seconds)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return Observed[QemuBinary].model_validate_json(shown)
+
+
+@contextlib.contextmanager
+def guest_of_root(program: Path, *prefix: str) -> Iterator[int]:
+    """A QEMU outside libvirt, started by its path when that is older than a clock tick; it has its command line when this returns."""
+    time.sleep(0.1)
+    words = (*prefix, str(program), "-uuid", "0b6f5a4e-57c4-4a06-8a3e-0d2d2b1f1004", *PLAIN_OPTIONS, "-accel", "tcg")
+    with plain_qemu(*words) as pid:
+        wait_for(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(bytes(program) + b"\0"))
+        yield pid
+
+
+def test_unprivileged_user_knows_an_unchanged_program(lab: LibvirtLab, version: str) -> None:
+    copy = lab.copy_qemu("unchanged")
+    with guest_of_root(copy) as pid:
+        executable = seen_by_nobody(pid)
+        by_root = QemuReader(HostTree()).read_running(pid)
+    assert executable.source == f"{copy}, unchanged since before the process started"
+    assert executable.get() == by_root.model_copy(
+        update={name: getattr(by_root, name).model_copy(update={"source": str(copy)}) for name in ("version", "capability_string")}
+    )
+    assert f"{executable.get().version.get().version} ({executable.get().version.get().package})" == version
+
+
+def test_unprivileged_user_does_not_take_an_upgraded_program_for_the_one_that_runs(lab: LibvirtLab) -> None:
+    copy = lab.copy_qemu("upgraded-since")
+    with guest_of_root(copy) as pid:
+        upgraded = copy.with_name("new")
+        upgraded.write_bytes(copy.read_bytes() + b"\0" + CAPABILITY_STRING + b"\0")
+        upgraded.chmod(0o755)
+        upgraded.rename(copy)
+        executable = seen_by_nobody(pid)
+    assert executable.value is None
+    assert f"{copy} was replaced or changed after the process started" in (executable.reason or "")
+    assert executable.unlock == "run as root, or grant CAP_SYS_PTRACE"
+
+
+def test_unprivileged_user_does_not_take_the_hosts_file_for_a_containers(lab: LibvirtLab) -> None:
+    hidden, shown = lab.copy_qemu("of-the-container"), lab.copy_qemu("of-the-host")
+    mount = 'mount --make-rprivate / && mount --bind "$1" "$2" && shift && exec "$@"'
+    with guest_of_root(shown, "unshare", "--mount", "sh", "-c", mount, "sh", str(hidden)) as pid:
+        executable = seen_by_nobody(pid)
+    assert executable.reason == f"permission denied, and {shown} is another one for the process: it lives in another mount namespace"
+
+
+def test_unprivileged_user_does_not_trust_a_program_that_was_just_installed(lab: LibvirtLab) -> None:
+    with guest_of_root(lab.copy_qemu("just-installed")) as pid:
+        executable = seen_by_nobody(pid, allow_no_margin=False)
+    assert executable.value is None
+    assert (executable.reason or "").startswith("permission denied, and ")
+
+
+def test_private_mounts_of_libvirts_own_do_not_hide_the_program(lab: LibvirtLab) -> None:
+    """The lab's libvirtd lives in a mount namespace with other folders for its state; the programs in it are this machine's."""
+    copy = lab.copy_qemu("in-the-lab")
+    lab.define(guest_xml("in-the-lab", mode="maximum", emulator=copy))
+    time.sleep(0.1)
+    lab.start("in-the-lab")
+    assert seen_by_nobody(lab.pid(uuid_of("in-the-lab"))).get().path == str(copy)

@@ -1,6 +1,7 @@
 """`exitguard doctor`: what can be seen from here, what cannot, why, and what would show it."""
 
 import os
+import pwd
 
 import typer
 
@@ -27,5 +28,13 @@ def doctor(
     from exitguard.report.doctor import doctor_exit_code, doctor_page
 
     facts = observe(request).facts
-    write_result(doctor_page(facts, look_for(output, os.environ)), output)
+    write_result(doctor_page(facts, look_for(output, os.environ), user=_user()), output)
     raise typer.Exit(doctor_exit_code(facts))
+
+
+def _user() -> str:
+    """Who looks: what is seen depends on it. A uid where the user database does not know it."""
+    try:
+        return f"user {pwd.getpwuid(os.geteuid()).pw_name}"
+    except KeyError:
+        return f"uid {os.geteuid()}"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from exitguard.facts import qemu_command_line
-from exitguard.facts.qemu import EXECUTABLE, QemuReader, executable_path
+from exitguard.facts.qemu import EXECUTABLE, TRACE_UNLOCK, QemuReader, executable_path
 from exitguard.facts.qemu_command_line import QemuCommandLine
 from exitguard.facts.tree import HostTree, unlock_for, why
 from exitguard.model.domain import QemuProcess
@@ -34,6 +34,8 @@ class RunningQemu:
     uid: int
     start_ticks: int
     command_line: QemuCommandLine
+    #: The first word of its command line: by which path it was started, as it says itself.
+    program: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def _read_process(tree: HostTree, pid: int) -> RunningQemu | None:
     if start_ticks is None:
         return None
     argv = tuple(content.rstrip(b"\x00").decode("utf-8", "replace").split("\x00"))
-    return RunningQemu(pid, uid, start_ticks, qemu_command_line.parse(argv))
+    return RunningQemu(pid, uid, start_ticks, qemu_command_line.parse(argv), argv[0])
 
 
 def read_start_ticks(tree: HostTree, pid: int) -> int | None:
@@ -111,8 +113,13 @@ def describe_process(running: RunningQemu, reader: QemuReader) -> QemuProcess:
     """What the process itself shows: its -cpu, and the file that it runs."""
     line = running.command_line
     binary = reader.read_running(running.pid)
+    from_path: Observed[QemuBinary] | None = None
+    if binary.capability_string.unlock == TRACE_UNLOCK and reader.tree.is_this_machine:
+        from_path = reader.read_started(running.pid, running.program, running.start_ticks)
     if read_start_ticks(reader.tree, running.pid) != running.start_ticks:
         executable: Observed[QemuBinary] = unseen(EXECUTABLE, "the process ended while it was read")
+    elif from_path is not None:
+        executable = from_path
     elif binary.capability_string.reason is not None:
         executable = Observed(source=EXECUTABLE, reason=binary.capability_string.reason, unlock=binary.capability_string.unlock)
     else:

@@ -10,12 +10,15 @@ import time
 from dataclasses import dataclass, field
 
 from exitguard.facts.tree import HostTree, unlock_for, why
+from exitguard.facts.unchanged_program import ProgramFiles
 from exitguard.model.host import QemuBinary, QemuVersion
 from exitguard.model.record import Observed, seen, unseen
 
 CAPABILITY_STRING = b"Failed to set KVM_PMU_CAP_DISABLE"
 #: The source as facts name it: a pid is a sample, and would change the hash of an unchanged domain at every start.
 EXECUTABLE = "/proc/<pid>/exe"
+#: What shows that link of another user's process.
+TRACE_UNLOCK = "run as root, or grant CAP_SYS_PTRACE"
 _VERSION = re.compile(rb"QEMU emulator version (\d{1,4}(?:\.\d{1,4}){1,3})(?: \(([^)\x00\n]{0,200})\))?")
 _DELETED = " (deleted)"
 _CHUNK_BYTES = 1 << 20
@@ -38,6 +41,10 @@ class QemuReader:
 
     tree: HostTree
     _known: dict[_FileIdentity, _Contents] = field(default_factory=dict)
+    program_files: ProgramFiles = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.program_files = ProgramFiles(self.tree)
 
     def read_file(self, path: str) -> QemuBinary:
         """The QEMU installed at `path`."""
@@ -69,6 +76,32 @@ class QemuReader:
         finally:
             os.close(descriptor)
         return QemuBinary(path=path, version=version, capability_string=capability, deleted=deleted)
+
+    def read_started(self, pid: int, path: str, start_ticks: int) -> Observed[QemuBinary]:
+        """The QEMU at `path`, where it is still the file that process `pid` was started from; else why that cannot be told.
+
+        For a process that may not be looked into: facts/unchanged_program.py says by what else that is known.
+        """
+        if not path.startswith("/"):
+            return _unknown_program("its command line names no absolute path")
+        try:
+            with self.tree.open(path) as file:
+                descriptor = file.fileno()
+                changed = os.fstat(descriptor).st_ctime_ns
+                reason = self.program_files.why_not(pid, path, start_ticks, descriptor)
+                if reason is not None:
+                    return _unknown_program(reason)
+                version, capability = self._scan(descriptor, path)
+                if os.fstat(descriptor).st_ctime_ns != changed:
+                    return _unknown_program(f"{path} was changed while it was read")
+        except OSError as error:
+            return _unknown_program(f"{path}: {why(error)}")
+        # A script that starts QEMU is no QEMU, and a file that could not be read tells nothing.
+        unread = version.reason or capability.reason
+        if unread is not None:
+            return _unknown_program(f"{path}: {unread}")
+        binary = QemuBinary(path=path, version=version, capability_string=capability)
+        return seen(f"{path}, unchanged since before the process started", binary)
 
     def _scan(self, descriptor: int, path: str) -> tuple[Observed[QemuVersion], Observed[bool]]:
         status = os.fstat(descriptor)
@@ -128,10 +161,14 @@ def find_version(window: bytes, *, complete: bool = True) -> QemuVersion | None:
     return QemuVersion(version=match[1].decode("ascii"), package=(match[2] or b"").decode("utf-8", "replace"))
 
 
+def _unknown_program(reason: str) -> Observed[QemuBinary]:
+    return unseen(EXECUTABLE, f"permission denied, and {reason}", unlock=TRACE_UNLOCK)
+
+
 def _unreadable(path: str, source: str, error: OSError, *, deleted: bool) -> QemuBinary:
     unlock = unlock_for(error)
     if unlock and source.startswith("/proc/"):
-        unlock = "run as root, or grant CAP_SYS_PTRACE"
+        unlock = TRACE_UNLOCK
     return QemuBinary(
         path=path,
         version=unseen(source, why(error), unlock=unlock),
