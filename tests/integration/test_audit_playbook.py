@@ -16,8 +16,8 @@ PROGRAMS = Path(sys.executable).parent
 RESULT = {"summary": {"by_verdict": {"pass": 3, "fail": 1}}, "findings": [{"rule": "DOM-PMU-LIVE", "verdict": "fail"}]}
 
 
-def play(folder: Path, *options: str, **variables: object) -> subprocess.CompletedProcess[str]:
-    """One play over the host `hv1`, which is this machine, started in `folder`."""
+def play(folder: Path, *options: str, connect: str | None = None, **variables: object) -> subprocess.CompletedProcess[str]:
+    """One play over the host `hv1`, which is this machine, started in `folder`; `connect` is the libvirt of its settings."""
     settings = {"ansible_python_interpreter": sys.executable, **variables}
     command = [str(PROGRAMS / "ansible-playbook"), "-i", "hv1,", "-c", "local", "-e", json.dumps(settings), *options, str(PLAYBOOK)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "COV"))}
@@ -27,6 +27,7 @@ def play(folder: Path, *options: str, **variables: object) -> subprocess.Complet
         "EXITGUARD_STATE_DIR": str(folder / "state"),
         "LC_ALL": "C.UTF-8",
         "PWD": str(folder),
+        **({"EXITGUARD_CONNECT": connect} if connect else {}),
     }
     return subprocess.run(
         command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False
@@ -59,6 +60,37 @@ def test_real_audit_is_brought_home_and_judged_by_its_exit_code(tmp_path: Path) 
     assert document["tool"]["name"] == "exitguard"
     assert f"hv1: {meaning} (" in result.stdout
     assert (result.returncode == 0) == (document["summary"]["exit_code"] == 0), result.stdout
+
+
+def test_audit_leaves_the_memory_of_the_host_alone_unless_told_to_remember(tmp_path: Path) -> None:
+    command = str(PROGRAMS / "exitguard")
+    audited = play(tmp_path, connect="test:///default", audit_command=command)
+    assert (tmp_path / "audit-results" / "hv1.json").exists(), audited.stdout
+    play(tmp_path, "--check", connect="test:///default", audit_command=command, audit_remember=True)
+    assert not (tmp_path / "state").exists()
+
+    remembered = play(tmp_path, connect="test:///default", audit_command=command, audit_remember=True)
+    assert (tmp_path / "state" / "host.sqlite").exists(), remembered.stdout
+
+
+def test_stored_audit_is_brought_home_without_looking_at_the_host_again(tmp_path: Path) -> None:
+    command = str(PROGRAMS / "exitguard")
+    play(tmp_path, connect="test:///default", audit_command=command, audit_remember=True)
+    brought_home = tmp_path / "audit-results" / "hv1.json"
+    remembered = json.loads(brought_home.read_text())
+    brought_home.unlink()
+    result = play(tmp_path, audit_command=command, audit_stored=True)
+    stored = json.loads(brought_home.read_text())
+    assert stored["observed_at"] == remembered["observed_at"], result.stdout
+    assert stored["host"]["id"] == remembered["host"]["id"]
+
+
+def test_host_without_a_stored_audit_is_told_apart_from_a_verdict(tmp_path: Path) -> None:
+    result = play(tmp_path, audit_command=str(PROGRAMS / "exitguard"), audit_stored=True)
+    assert result.returncode == 2, result.stdout
+    assert "hv1: not audited." in result.stdout
+    assert "report ended with exit code" in result.stdout
+    assert not (tmp_path / "audit-results" / "hv1.json").exists()
 
 
 def test_compliant_host_passes(tmp_path: Path) -> None:

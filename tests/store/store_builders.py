@@ -1,16 +1,19 @@
 """Observations and reports as an audit of a real host would make them, small enough to read."""
 
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from exitguard.model.documents import (
     AuditReport,
     DomainReport,
+    DomainUpdate,
     FactsDocument,
     HostReport,
     KernelReport,
     Observation,
     PmuReport,
+    ReportUpdate,
     Summary,
 )
 from exitguard.model.domain import CpuArgument, DomainDefinition, DomainFacts, Owner, OwnerKind, QemuProcess
@@ -154,9 +157,16 @@ def domain_facts(number: int, pmu: PmuElement) -> DomainFacts:
     )
 
 
-def observe(at: datetime, *, domains: int = 3, pmu: dict[int, PmuElement] | None = None, hostname: str = "compute-17") -> Observation:
-    """An observation of `domains` domains, with PMU absent where `pmu` does not say otherwise."""
-    numbers = range(domains)
+def observe(
+    at: datetime,
+    *,
+    domains: int = 3,
+    numbers: Collection[int] | None = None,
+    pmu: Mapping[int, PmuElement] | None = None,
+    hostname: str = "compute-17",
+) -> Observation:
+    """An observation of `domains` domains, or of those that are numbered so, with PMU absent where `pmu` does not say otherwise."""
+    numbers = range(domains) if numbers is None else sorted(numbers)
     facts = FactsDocument(
         observed_at=at,
         host=host_facts(hostname),
@@ -239,7 +249,7 @@ def judge(observation: Observation, findings: tuple[Finding, ...] | None = None)
             libvirt=host.libvirt,
             unmanaged=host.unmanaged,
         ),
-        domains=tuple(_domain_report(domain, at) for domain in facts.domains),
+        domains=tuple(domain_report(domain, at) for domain in facts.domains),
         findings=findings,
         summary=Summary(
             by_verdict={verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))},
@@ -249,7 +259,24 @@ def judge(observation: Observation, findings: tuple[Finding, ...] | None = None)
     )
 
 
-def _domain_report(domain: DomainFacts, at: datetime) -> DomainReport:
+def judge_again(facts: FactsDocument, looked_at: Mapping[int, tuple[Finding, ...]], at: datetime, head: AuditReport) -> ReportUpdate:
+    """The domains `looked_at` judged anew at `at` with these findings; those that `facts` no longer has are gone.
+
+    `head` is a report of the whole host as the last audit observed it, with the summary of now.
+    """
+    there = {domain.uuid: domain for domain in facts.domains}
+    updates = []
+    for number, findings in sorted(looked_at.items()):
+        domain = there.get(domain_uuid(number))
+        report = None if domain is None else domain_report(domain, at)
+        updates.append(DomainUpdate(uuid=domain_uuid(number), report=report, findings=findings))
+    return ReportUpdate(
+        observed_at=at, head=head.model_copy(update={"observed_at": at, "domains": (), "findings": ()}), domains=tuple(updates)
+    )
+
+
+def domain_report(domain: DomainFacts, at: datetime) -> DomainReport:
+    definition = None if domain.definition is None else domain.definition.value
     return DomainReport(
         uuid=domain.uuid,
         name=domain.name,
@@ -263,7 +290,7 @@ def _domain_report(domain: DomainFacts, at: datetime) -> DomainReport:
             broken_links=tuple(LinkName),
             next_action=NextAction.SET_PMU_OFF,
         ),
-        evidence=(Evidence(source="persistent XML", value="no <pmu> element", observed_at=at),),
+        evidence=(Evidence(source="persistent XML", value=f"pmu {definition and definition.pmu}", observed_at=at),),
     )
 
 

@@ -13,7 +13,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
@@ -36,6 +36,8 @@ class Database:
 
     path: Path
     connection: Connection
+    #: Device and inode of the open file. An inode is not used again while the file is open.
+    file: tuple[int, int] | None
     unchanged: tuple[int, ...] | None = None
 
     @contextmanager
@@ -53,6 +55,25 @@ class Database:
                 reason="changed while it was read",
             )
 
+    def still_there(self) -> bool:
+        """Whether the path still leads to the open file. SQLite goes on writing into one that was deleted or moved, and says nothing."""
+        return self.file is not None and self.file == _file(self.path)
+
+    def used_bytes(self) -> int:
+        """What the database holds, in whole pages; free pages inside the file do not count."""
+        with self.transaction("DEFERRED") as connection:
+            pages, free, size = (
+                int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()) for name in ("page_count", "freelist_count", "page_size")
+            )
+        return (pages - free) * size
+
+    def empty_log(self) -> None:
+        """Move what is in the write-ahead log into the main file, and cut the log to nothing, as far as readers leave it alone."""
+        try:
+            self.connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all()
+        except DBAPIError as error:
+            raise _explain(error, self.path) from error
+
     def close(self) -> None:
         self.connection.close()
         self.connection.engine.dispose()
@@ -66,7 +87,7 @@ def open_for_writing(path: Path, *, now: datetime) -> Database:
             raise PermissionError(13, "permission denied")
     except OSError as error:
         raise explain_os(error, path, "a file that this user may read and write") from error
-    database = Database(path, _connect(path, "mode=rw"))
+    database = _open(path, "mode=rw")
     try:
         version = _refuse_foreign(database)
         _set_up(database)
@@ -90,15 +111,22 @@ def open_for_reading(path: Path) -> Database:
             reason="no database",
         )
     try:
-        return _checked_for_reading(Database(path, _connect(path, "mode=ro")))
+        return _checked_for_reading(_open(path, "mode=ro"))
     except DBAPIError as error:
         if not _needs_no_log(error, path):
             raise _explain_unreadable(error, path) from error
     unchanged = _identity(path)
     try:
-        return _checked_for_reading(Database(path, _connect(path, "mode=ro&immutable=1"), unchanged))
+        return _checked_for_reading(replace(_open(path, "mode=ro&immutable=1"), unchanged=unchanged))
     except DBAPIError as error:
         raise _explain(error, path) from error
+
+
+def _open(path: Path, parameters: str) -> Database:
+    file = _file(path)
+    connection = _connect(path, parameters)
+    # Replaced just now: then which of the two is open is not known, and neither counts as still there.
+    return Database(path, connection, file if file == _file(path) else None)
 
 
 def _connect(path: Path, parameters: str) -> Connection:
@@ -160,6 +188,8 @@ def _set_up(database: Database) -> None:
         )
     connection.exec_driver_sql("PRAGMA synchronous = FULL")
     connection.exec_driver_sql("PRAGMA foreign_keys = ON")
+    # Debian's SQLite overwrites what it deletes with zeros, which costs as much as writing it did; nothing here is that secret.
+    connection.exec_driver_sql("PRAGMA secure_delete = FAST")
 
 
 def _migrate(database: Database, now: datetime) -> None:
@@ -206,6 +236,14 @@ def _log_bytes(path: Path) -> int:
         return Path(f"{path}-wal").stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino)
 
 
 def _identity(path: Path) -> tuple[int, ...]:

@@ -27,6 +27,10 @@ class StoreNewer(StoreError):  # noqa: N818 - as above
     """The database was written by a newer exitguard; it was left untouched."""
 
 
+class StoreOutdated(StoreError):  # noqa: N818 - as above
+    """An update of another audit than the last one that is stored: nothing was stored, and a full audit is due."""
+
+
 def explain_os(error: OSError, path: Path, expected: str) -> StoreError:
     """`error` at `path` for the operator; `expected` says what the path should have been."""
     reason = (error.strerror or str(error)).lower()

@@ -1,34 +1,45 @@
-"""The memory of one host: every audit's facts, report and samples, what changed when, and what could not be stored.
+"""The memory of one host: every audit's facts and report, samples, what changed when, and what could not be stored.
+
+Between two audits, which look at everything, an update looks at some domains after a lifecycle event. What it did not look at
+was not observed then, and is told with the time at which it was: sections.py says how.
 
 Beside the database in the state directory lie the host id, which outlives it, and the note of dropped observations, which
 can be written when the database cannot.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from sqlalchemy import Connection, select
 
-from exitguard.model.documents import AuditReport, FactsDocument, Observation
-from exitguard.model.history import Gap, Transition
+from exitguard.model.documents import AuditReport, FactsDocument, Observation, ReportUpdate
+from exitguard.model.finding import Finding, SubjectKind
+from exitguard.model.history import Gap, Pruned, Transition
 from exitguard.model.host import Target
 from exitguard.model.samples import Samples
 from exitguard.model.time import format_rfc3339
 from exitguard.store import gap, rows
 from exitguard.store.database import Database, open_for_reading, open_for_writing
-from exitguard.store.errors import StoreError, StoreFull, explain_os
-from exitguard.store.sections import compare, split
+from exitguard.store.errors import StoreError, StoreFull, StoreOutdated, explain_os
+from exitguard.store.retention import Pruning
+from exitguard.store.sections import amend, compare, split, split_update
 from exitguard.store.state_dir import DATABASE_NAME, GAP_NOTE_NAME, mint_host_id, prepare_directory, read_host_id
-from exitguard.store.tables import spool
+from exitguard.store.tables import FULL, UPDATE, spool
 from exitguard.store.verdicts import settle
+
+_DOMAIN = SubjectKind.DOMAIN
 
 
 class HostStore:
-    """An open store: a context manager, for one thread. Everything but `record` and `machine_ids_seen` only reads."""
+    """An open store: a context manager, for one thread, and for as long as its process lives.
+
+    `record`, `record_update`, `record_samples`, `prune` and `machine_ids_seen` write; everything else only reads.
+    """
 
     def __init__(self, state_dir: Path, host_id: str, database: Database, *, read_only: bool) -> None:
         self.state_dir = state_dir
@@ -100,24 +111,74 @@ class HostStore:
         """
         if observation.facts.observed_at != report.observed_at:
             raise ValueError("the report is not of this observation: their observed_at differ")
-        if self._read_only:
-            raise StoreError(
-                f"{self._database.path}: was opened for reading only, so nothing can be recorded in it.", reason="opened for reading"
-            )
-        try:
+        self._refuse_reading("recorded")
+        with self._dropping(report.observed_at):
             noted = self._read_note()
             settled = self._record(observation, report, noted)
-        except StoreError as error:
-            raise _dropped(error, self._note, report.observed_at) from error
-        except ValueError as error:
-            unfit = StoreError(
-                f"{self._database.path}: the observation does not fit into the database: {error}. Please report this.",
-                reason=f"does not fit: {error}",
-            )
-            raise _dropped(unfit, self._note, report.observed_at) from error
         if noted is not None:
             self._clear_note(noted)
         return settled
+
+    def record_update(self, facts: FactsDocument, update: ReportUpdate) -> ReportUpdate:
+        """Store some domains judged anew, all of them or none, and give the update with `since` of each finding filled.
+
+        `facts` are those of the last observation stored, with those domains as they are now: what is not in the update is
+        unchanged. Raises StoreOutdated where it is not, such as after another process stored an audit: nothing is stored or
+        noted, and an audit is due. Raises StoreError as `record` does, after which an audit is due too. Raises ValueError for
+        an update that is not one of `facts`.
+        """
+        problem = _misfit(facts, update)
+        if problem is not None:
+            raise ValueError(f"the update is not one of these facts: {problem}")
+        self._refuse_reading("recorded")
+        with self._dropping(update.observed_at):
+            noted = self._read_note()
+            settled = self._record_update(facts, update, noted)
+        if noted is not None:
+            self._clear_note(noted)
+        return settled
+
+    def record_samples(self, samples: Samples) -> None:
+        """Store samples that were taken between two audits. Raises StoreError as `record` does."""
+        self._refuse_reading("recorded")
+        with self._dropping(samples.observed_at), self._database.transaction("IMMEDIATE") as connection:
+            rows.write_samples(connection, samples)
+
+    def prune(
+        self, now: datetime, *, history: timedelta, samples: timedelta, limit_bytes: int, pulse: Callable[[], None] = lambda: None
+    ) -> Pruned:
+        """Forget observations older than `history` and samples older than `samples`, and then the oldest until the rest fits.
+
+        Samples go before history, and the last of each is never forgotten, nor what the report of now needs: where only those
+        are left, more than `limit_bytes` may be used. Raises StoreError; what was forgotten until then stays forgotten.
+        `pulse` is called all the while, between transactions, and may raise to end the pruning.
+        """
+        self._refuse_reading("pruned")
+        self._require_still_there()
+        noted = self._read_note()
+        pruning = Pruning(self._database, unfinished_gap=None if noted is None else noted.id, pulse=pulse)
+        pruning.forget_old(now, history=history, samples_kept=samples)
+        pruning.fit(limit_bytes)
+        self._database.empty_log()
+        return Pruned(
+            observations=pruning.observations,
+            documents=pruning.documents,
+            samples=pruning.samples,
+            size_bytes=self._database.used_bytes(),
+        )
+
+    def size_bytes(self) -> int:
+        """What the database holds, in whole pages. Its file may be larger: what was pruned leaves room in it that is used again."""
+        return self._database.used_bytes()
+
+    def still_there(self) -> bool:
+        """Whether the database is still the file that was opened. If not (it was deleted, or replaced), open the store again."""
+        return self._database.still_there()
+
+    def horizon(self) -> datetime | None:
+        """The observed_at of the oldest observation that is kept; None where there is none."""
+        with self._read() as connection:
+            return rows.read_horizon(connection)
 
     def target(self) -> Target | None:
         """What the last observation was about, without reading all of it; None where there is none."""
@@ -126,28 +187,33 @@ class HostStore:
             return None if heartbeat is None else rows.read_target(connection, heartbeat)
 
     def report(self, at: datetime | None = None) -> AuditReport | None:
-        """The last report, or the last observed at or before `at`, as `record` gave it; None where there is none."""
+        """The last report, or the last observed at or before `at`; None where there is none, or none any more.
+
+        After an audit it is as `record` gave it. After an update, what the update did not change is stamped with the time at
+        which it was last observed.
+        """
         with self._read() as connection:
             heartbeat = rows.observation_at(connection, at)
             return None if heartbeat is None else rows.read_report(connection, heartbeat)
 
     def facts(self, at: datetime | None = None) -> FactsDocument | None:
-        """The facts behind `report(at)`, with the same hashes; domains in the order of their uuids."""
+        """The facts behind `report(at)`, with the same hashes, of the time of the last audit; domains in the order of their uuids."""
         with self._read() as connection:
             heartbeat = rows.observation_at(connection, at)
             return None if heartbeat is None else rows.read_facts(connection, heartbeat)
 
     def samples(self, since: datetime) -> Iterator[Samples]:
-        """The samples of observations at or after `since`, oldest first, one at a time."""
+        """The samples of `since` and later, in the order in which they were stored, one at a time."""
         with self._read() as connection:
-            sequence = rows.sequence_since(connection, since)
-        for seq in sequence:  # one transaction each: the reader may take its time
+            found = rows.samples_since(connection, since)
+        for row in found:  # one transaction each: the reader may take its time
             with self._read() as connection:
-                document = rows.read_samples(connection, seq)
-            yield document
+                document = rows.read_samples(connection, row)
+            if document is not None:  # else it was pruned meanwhile
+                yield document
 
     def transitions(self, since: datetime) -> tuple[Transition, ...]:
-        """What changed in audits observed at or after `since`, oldest first."""
+        """What changed in audits and updates observed at or after `since`, oldest first."""
         with self._read() as connection:
             return rows.read_transitions(connection, since)
 
@@ -165,15 +231,79 @@ class HostStore:
         _ = facts.host_hash  # the slow part, and remembered: do it before others have to wait
         with self._database.transaction("IMMEDIATE") as connection:
             held = rows.read_held(connection)
-            settled, transitions = settle(report, held)
-            rows.write_facts(connection, facts)
-            seq = rows.add_observation(connection, facts)
+            findings, transitions = settle(report.findings, held, report.observed_at)
+            settled = report.model_copy(update={"findings": findings})
+            seq = rows.add_observation(connection, facts, kind=FULL, observed_at=report.observed_at)
             rows.write_changes(connection, seq, compare(split(settled), held))
             rows.write_transitions(connection, seq, transitions)
-            rows.write_samples(connection, seq, observation.samples)
+            rows.write_samples(connection, observation.samples)
             if noted is not None:
                 rows.write_gap(connection, seq, noted)
         return settled
+
+    def _record_update(self, facts: FactsDocument, update: ReportUpdate, noted: Gap | None) -> ReportUpdate:
+        _ = facts.host_hash  # as above
+        uuids = {domain.uuid for domain in update.domains}
+        at = update.observed_at
+        with self._database.transaction("IMMEDIATE") as connection:
+            heartbeat = rows.observation_at(connection, None)
+            if heartbeat is None:
+                raise self._outdated("there is no audit in it")
+            others = rows.other_changes(connection, heartbeat, facts, uuids)
+            if others:
+                raise self._outdated(f"what it holds differs in more than the update names: {', '.join(others[:3])}")
+            held, order = rows.read_held_about(connection, uuids)
+            findings, transitions = settle((finding for domain in update.domains for finding in domain.findings), held, at)
+            settled = _with_findings(update, findings)
+            _, last_full_at = rows.last_full(connection, heartbeat["seq"])
+            seq = rows.add_observation(connection, facts, kind=UPDATE, observed_at=at)
+            rows.write_changes(connection, seq, amend(split_update(settled, last_full_at), held, order))
+            rows.write_transitions(connection, seq, transitions)
+            if noted is not None:
+                rows.write_gap(connection, seq, noted)
+        return settled
+
+    def _outdated(self, why: str) -> StoreOutdated:
+        return StoreOutdated(
+            f"{self._database.path}: the update was not stored: {why}. Expected the audit that the update began with. A full audit is "
+            "due: run `exitguard audit`, or wait for the next.",
+            reason="the update is of another audit",
+        )
+
+    @contextmanager
+    def _dropping(self, at: datetime) -> Iterator[None]:
+        """What stores the observation of `at`: if it fails, the observation is noted as dropped. Raises StoreError.
+
+        A commit into a file that is deleted, or moved, is no failure for SQLite: so it is looked for before and afterwards.
+        """
+        try:
+            self._require_still_there()
+            yield
+            self._require_still_there()
+        except StoreOutdated:
+            raise  # not dropped: the audit that is due will observe the same
+        except StoreError as error:
+            raise _dropped(error, self._note, at) from error
+        except ValueError as error:
+            unfit = StoreError(
+                f"{self._database.path}: the observation does not fit into the database: {error}. Please report this.",
+                reason=f"does not fit: {error}",
+            )
+            raise _dropped(unfit, self._note, at) from error
+
+    def _require_still_there(self) -> None:
+        if not self.still_there():
+            raise StoreError(
+                f"{self._database.path}: was deleted or replaced while it was open. Expected the file that this process opened: what "
+                "would be stored in that one would be lost. The store has to be opened again, which a restart of the agent does.",
+                reason="deleted or replaced while it was open",
+            )
+
+    def _refuse_reading(self, what: str) -> None:
+        if self._read_only:
+            raise StoreError(
+                f"{self._database.path}: was opened for reading only, so nothing can be {what} in it.", reason="opened for reading"
+            )
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
@@ -207,6 +337,33 @@ class HostStore:
             stored = rows.read_gaps(connection, noted.last_at)
         if noted in stored:
             self._clear_note(noted)
+
+
+def _misfit(facts: FactsDocument, update: ReportUpdate) -> str | None:
+    """Why `update` cannot be one of `facts`, or None."""
+    uuids = [domain.uuid for domain in update.domains]
+    if len(set(uuids)) < len(uuids):
+        return "it names a domain twice"
+    if update.head.domains or update.head.findings:
+        return "its head has domains or findings"
+    for domain in update.domains:
+        if (domain.report is None) is (domain.uuid in facts.domain_hashes):
+            return f"domain {domain.uuid} is in one of them only"
+        if domain.report is None and domain.findings:
+            return f"domain {domain.uuid} is gone and has findings"
+        if domain.report is not None and domain.report.uuid != domain.uuid:
+            return f"domain {domain.uuid} has the report of {domain.report.uuid}"
+        subject = next((each.subject for each in domain.findings if (each.subject.kind, each.subject.id) != (_DOMAIN, domain.uuid)), None)
+        if subject is not None:
+            return f"domain {domain.uuid} has a finding about {subject.kind} {subject.id}"
+    return None
+
+
+def _with_findings(update: ReportUpdate, findings: tuple[Finding, ...]) -> ReportUpdate:
+    """`update` with `findings`, which are its own in their order."""
+    rest = iter(findings)
+    domains = (domain.model_copy(update={"findings": tuple(islice(rest, len(domain.findings)))}) for domain in update.domains)
+    return update.model_copy(update={"domains": tuple(domains)})
 
 
 def _dropped(error: StoreError, note: Path, at: datetime) -> StoreError:

@@ -3,12 +3,12 @@
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 from itertools import chain, islice
 from typing import Any
 
-from sqlalchemy import Connection, Insert, RowMapping, Update, bindparam, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Insert, RowMapping, Update, bindparam, insert, or_, select, true, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from exitguard.model.canonical import canonical_json
@@ -18,8 +18,8 @@ from exitguard.model.history import Gap, Transition
 from exitguard.model.host import Target
 from exitguard.model.samples import Samples
 from exitguard.model.time import format_rfc3339, from_microseconds, to_microseconds
-from exitguard.store.sections import Changes, Held, Key, join
-from exitguard.store.tables import facts_document, gap, machine, observation, samples, section, transition
+from exitguard.store.sections import DOMAIN, HEAD, ORDER, Changes, Held, Key, Part, join
+from exitguard.store.tables import FULL, facts_document, gap, machine, observation, samples, section, spool, transition
 
 #: Samples repeat the same ids again and again: the fastest level already makes them small.
 _ZLIB_LEVEL = 1
@@ -28,45 +28,99 @@ _HASHES_A_QUERY = 500
 _ROWS_A_BATCH = 500
 
 
-def add_observation(connection: Connection, facts: FactsDocument) -> int:
-    """The sequence number of a new heartbeat."""
-    row = {"observed_at": to_microseconds(facts.observed_at), "facts_hash": facts.host_hash, "tool_version": facts.tool.version}
+def add_observation(connection: Connection, facts: FactsDocument, *, kind: str, observed_at: datetime) -> int:
+    """The sequence number of a new heartbeat, with its facts; a host that has not changed costs one row and one look-up.
+
+    Facts that are there already are kept; those that the last heartbeat had and this one has not end with this one.
+    """
+    last = observation_at(connection, None)
+    had: set[str] = set()
+    has = {facts.host_hash, *facts.domain_hashes.values()}
+    if last is not None:
+        had = has if last["facts_hash"] == facts.host_hash else {last["facts_hash"], *_host_body(connection, last["facts_hash"])["domains"]}
+    _write_documents(connection, facts, has - had)
+    row = {
+        "observed_at": to_microseconds(observed_at),
+        "facts_hash": facts.host_hash,
+        "tool_version": facts.tool.version,
+        "kind": kind,
+    }
     key = connection.execute(insert(observation).values(row)).inserted_primary_key
     if key is None:
         raise LookupError("SQLite gave no row id")
-    return int(key[0])
+    seq = int(key[0])
+    ending = update(facts_document).where(facts_document.c.hash == bindparam("gone")).values(until_seq=seq)
+    _execute_many(connection, ending, ({"gone": key} for key in had - has))
+    return seq
 
 
 def observation_at(connection: Connection, at: datetime | None) -> RowMapping | None:
     """The last heartbeat, or the last whose observed_at is not after `at`; last by sequence number."""
-    statement = select(observation).order_by(observation.c.seq.desc()).limit(1)
+    statement = select(observation).where(_is_kept()).order_by(observation.c.seq.desc()).limit(1)
     if at is not None:
         statement = statement.where(observation.c.observed_at <= to_microseconds(at))
     return connection.execute(statement).mappings().one_or_none()
 
 
-def write_facts(connection: Connection, facts: FactsDocument) -> None:
-    """Store the documents of `facts` that are not there yet; a host that has not changed costs one look-up."""
-    last = observation_at(connection, None)
-    if last is not None and last["facts_hash"] == facts.host_hash:
-        return
-    known = set() if last is None else set(_host_body(connection, last["facts_hash"])["domains"])
+def last_full(connection: Connection, seq: int) -> tuple[int, datetime]:
+    """The last full observation up to `seq`: its sequence number, and when it was."""
+    statement = (
+        select(observation.c.seq, observation.c.observed_at)
+        .where(observation.c.seq <= seq, observation.c.kind == FULL)
+        .order_by(observation.c.seq.desc())
+        .limit(1)
+    )
+    found, observed_at = connection.execute(statement).one()
+    return found, from_microseconds(observed_at)
+
+
+def read_horizon(connection: Connection) -> datetime | None:
+    """The observed_at of the first heartbeat that is kept; None where there is none."""
+    statement = select(observation.c.observed_at).where(_is_kept()).order_by(observation.c.seq).limit(1)
+    observed_at = connection.execute(statement).scalar_one_or_none()
+    return None if observed_at is None else from_microseconds(observed_at)
+
+
+def _is_kept() -> ColumnElement[bool]:
+    return observation.c.seq >= select(spool.c.horizon_seq).scalar_subquery()
+
+
+def other_changes(connection: Connection, heartbeat: RowMapping, facts: FactsDocument, uuids: Collection[str]) -> tuple[str, ...]:
+    """What `facts` say otherwise than those of `heartbeat` did, the domains in `uuids` apart: their uuids, and "the host"."""
+    if heartbeat["facts_hash"] == facts.host_hash:
+        return ()
+    before = _host_body(connection, heartbeat["facts_hash"])
+    had, has = set(before["domains"]), facts.domain_hashes
+    changed = {uuid for uuid, key in has.items() if key not in had}
+    changed.update(json.loads(body)["uuid"] for body in _documents(connection, sorted(had.difference(has.values()))))
+    host = () if before["host"] == facts.host.model_dump(mode="json") else ("the host",)
+    return (*host, *sorted(changed.difference(uuids)))
+
+
+def _write_documents(connection: Connection, facts: FactsDocument, wanted: set[str]) -> None:
+    """Store those documents of `facts` whose hash is in `wanted`; one that is there from earlier holds again."""
     hashes = facts.domain_hashes
     documents: Iterator[tuple[str, dict[str, Any]]] = (
-        (hashes[domain.uuid], domain.model_dump(mode="json")) for domain in facts.domains if hashes[domain.uuid] not in known
+        (hashes[domain.uuid], domain.model_dump(mode="json")) for domain in facts.domains if hashes[domain.uuid] in wanted
     )
-    host = {"host": facts.host.model_dump(mode="json"), "domains": sorted(hashes.values())}
-    rows = ({"hash": key, "body": _hashed_body(value, key)} for key, value in chain(documents, [(facts.host_hash, host)]))
-    _execute_many(connection, sqlite_insert(facts_document).on_conflict_do_nothing(), rows)
+    if facts.host_hash in wanted:
+        host = {"host": facts.host.model_dump(mode="json"), "domains": sorted(hashes.values())}
+        documents = chain(documents, [(facts.host_hash, host)])
+    rows = ({"hash": key, "body": _hashed_body(value, key)} for key, value in documents)
+    statement = sqlite_insert(facts_document)
+    _execute_many(connection, statement.on_conflict_do_update(index_elements=[facts_document.c.hash], set_={"until_seq": None}), rows)
 
 
 def read_facts(connection: Connection, heartbeat: RowMapping) -> FactsDocument:
-    """The facts of a heartbeat, domains in the order of their uuids (a set of hashes has no order of its own)."""
+    """The facts of a heartbeat, domains in the order of their uuids (a set of hashes has no order of its own).
+
+    Their observed_at is that of the last full audit: after an update, all facts but a few are as old as that.
+    """
     host = _host_body(connection, heartbeat["facts_hash"])
     domains = [json.loads(body) for body in _documents(connection, host["domains"])]
     document = {
         "tool": {"version": heartbeat["tool_version"]},
-        "observed_at": format_rfc3339(from_microseconds(heartbeat["observed_at"])),
+        "observed_at": format_rfc3339(last_full(connection, heartbeat["seq"])[1]),
         "host": host["host"],
         "domains": sorted(domains, key=lambda domain: str(domain["uuid"])),
     }
@@ -99,6 +153,20 @@ def _documents(connection: Connection, hashes: list[str]) -> Iterator[bytes]:
 
 def read_held(connection: Connection) -> dict[Key, Held]:
     """The parts of the last report, without their bodies."""
+    return _held(connection, true())
+
+
+def read_held_about(connection: Connection, uuids: Iterable[str]) -> tuple[dict[Key, Held], bytes]:
+    """Of the last report the head, the order and what is about the domains `uuids`; and the body of the order."""
+    held = _held(connection, section.c.kind.in_((HEAD, ORDER)))
+    about_domain = or_(section.c.kind == DOMAIN, section.c.subject_kind == SubjectKind.DOMAIN)
+    for uuid in uuids:
+        held |= _held(connection, (section.c.subject_id == uuid) & about_domain)
+    order = connection.execute(select(section.c.body).where(section.c.id == held[Key(ORDER)].row)).scalar_one()
+    return held, order
+
+
+def _held(connection: Connection, which: ColumnElement[bool]) -> dict[Key, Held]:
     columns = section.c
     statement = select(
         columns.kind,
@@ -112,7 +180,7 @@ def read_held(connection: Connection) -> dict[Key, Held]:
         columns.subject_name,
         columns.verdict,
         columns.verdict_since,
-    ).where(columns.until_seq.is_(None))
+    ).where(columns.until_seq.is_(None), which)
     return {
         Key(kind, rule, subject_kind, subject_id, ordinal): Held(
             row=row,
@@ -149,9 +217,18 @@ def write_changes(connection: Connection, seq: int, changes: Changes) -> None:
 def read_report(connection: Connection, heartbeat: RowMapping) -> AuditReport:
     """The report of a heartbeat. Raises ValueError where this program cannot read it."""
     seq = heartbeat["seq"]
-    holds = (section.c.since_seq <= seq) & or_(section.c.until_seq.is_(None), section.c.until_seq > seq)
-    parts = connection.execute(select(section.c.kind, section.c.line, section.c.body).where(holds))
-    return join(((kind, line, body) for kind, line, body in parts), from_microseconds(heartbeat["observed_at"]))
+    full_seq, full_at = last_full(connection, seq)
+    # Most parts begin long before any report: the zero keeps SQLite from looking for them by that.
+    holds = (section.c.since_seq + 0 <= seq) & or_(section.c.until_seq.is_(None), section.c.until_seq > seq)
+    updated = (observation.c.seq == section.c.since_seq) & (section.c.since_seq > full_seq) & (section.c.kind != HEAD)
+    statement = select(section.c.kind, section.c.line, section.c.body, observation.c.observed_at).outerjoin_from(
+        section, observation, updated
+    )
+    parts = (
+        Part(kind, line, body, full_at if updated_at is None else from_microseconds(updated_at))
+        for kind, line, body, updated_at in connection.execute(statement.where(holds))
+    )
+    return join(parts, from_microseconds(heartbeat["observed_at"]))
 
 
 def write_transitions(connection: Connection, seq: int, transitions: Iterable[Transition]) -> None:
@@ -172,11 +249,11 @@ def write_transitions(connection: Connection, seq: int, transitions: Iterable[Tr
 
 
 def read_transitions(connection: Connection, since: datetime) -> tuple[Transition, ...]:
-    """What changed in audits observed at or after `since`, in the order in which it was stored."""
+    """What changed in audits and updates observed at or after `since`, in the order in which it was stored."""
     statement = (
         select(transition, observation.c.observed_at)
         .join(observation, observation.c.seq == transition.c.seq)
-        .where(observation.c.observed_at >= to_microseconds(since))
+        .where(_is_kept(), observation.c.observed_at >= to_microseconds(since))
         .order_by(transition.c.id)
     )
     return tuple(
@@ -192,20 +269,21 @@ def read_transitions(connection: Connection, since: datetime) -> tuple[Transitio
     )
 
 
-def write_samples(connection: Connection, seq: int, document: Samples) -> None:
+def write_samples(connection: Connection, document: Samples) -> None:
     body = zlib.compress(document.model_dump_json().encode("utf-8"), _ZLIB_LEVEL)
-    connection.execute(insert(samples).values(seq=seq, body=body))
+    connection.execute(insert(samples).values(observed_at=to_microseconds(document.observed_at), body=body))
 
 
-def sequence_since(connection: Connection, since: datetime) -> list[int]:
-    """The sequence numbers of the observations at or after `since`, ascending."""
-    statement = select(observation.c.seq).where(observation.c.observed_at >= to_microseconds(since)).order_by(observation.c.seq)
+def samples_since(connection: Connection, since: datetime) -> list[int]:
+    """The ids of the samples of `since` and later, in the order in which they were stored."""
+    statement = select(samples.c.id).where(samples.c.observed_at >= to_microseconds(since)).order_by(samples.c.id)
     return list(connection.execute(statement).scalars())
 
 
-def read_samples(connection: Connection, seq: int) -> Samples:
-    body = connection.execute(select(samples.c.body).where(samples.c.seq == seq)).scalar_one()
-    return Samples.model_validate_json(zlib.decompress(body))
+def read_samples(connection: Connection, row: int) -> Samples | None:
+    """The samples with an id; None where they have been forgotten."""
+    body = connection.execute(select(samples.c.body).where(samples.c.id == row)).scalar_one_or_none()
+    return None if body is None else Samples.model_validate_json(zlib.decompress(body))
 
 
 def write_gap(connection: Connection, seq: int, noted: Gap) -> None:

@@ -1,19 +1,28 @@
 """A report as parts that change one by one, and back: pure.
 
 The parts are the head (host, policy, summary), each domain, each finding, and the order in which they stand. A part says
-`"observed_at":null` where the report has its own observed_at, so that looking again and seeing the same changes no part;
-any other time, such as that of stale evidence, stays as it is.
+`"observed_at":null` for the time at which it was last observed, so that looking again and seeing the same changes no part; any
+other time, such as that of stale evidence, stays as it is.
+
+When a part was last observed follows from where it stands in the history, and never claims too much:
+
+- A full audit looks at everything: its parts were observed by it.
+- An update looks at some domains. What it changed of them was observed by it; all else was observed by the last full audit, or
+  by a later update that changed it. (What it looked at and found the same keeps the older time: that understates.)
+- An update looks at no host: the head is as the last full audit observed it, whoever counted its summary anew.
 """
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from typing import NamedTuple
 
-from exitguard.model.documents import AuditReport
+from exitguard.model.documents import AuditReport, DomainReport, ReportUpdate
 from exitguard.model.finding import Finding, Verdict
 from exitguard.model.time import format_rfc3339
 
@@ -64,6 +73,15 @@ class Held:
     since: datetime | None
 
 
+class Part(NamedTuple):
+    """A part as it is read back. `observed_at` is when it was last observed."""
+
+    kind: str
+    line: int
+    body: bytes
+    observed_at: datetime
+
+
 @dataclass(frozen=True)
 class Changes:
     """What a report changes in the store: rows that no longer hold, and parts that hold from now on with their lines."""
@@ -85,18 +103,16 @@ def finding_keys(findings: Iterable[Finding]) -> list[Key]:
 
 def split(report: AuditReport) -> list[Section]:
     """The parts of `report` but the order: the head first, then domains and findings as the report has them."""
-    stamp = _stamp(report.observed_at)
-    head = report.model_dump_json(exclude={"observed_at", "domains", "findings"})
-    sections = [Section(Key(HEAD), _unstamped(head, stamp))]
-    uuids: Counter[str] = Counter()
-    for domain in report.domains:
-        key = Key(DOMAIN, subject_id=domain.uuid, ordinal=uuids[domain.uuid])
-        sections.append(Section(key, _unstamped(domain.model_dump_json(), stamp), subject_name=domain.name))
-        uuids[domain.uuid] += 1
-    for key, finding in zip(finding_keys(report.findings), report.findings, strict=True):
-        body = _unstamped(finding.model_dump_json(), stamp)
-        sections.append(Section(key, body, finding.subject.name, finding.verdict, finding.since))
-    return sections
+    at = report.observed_at
+    return [_head_section(report, at), *_domain_sections(report.domains, at), *_finding_sections(report.findings, at)]
+
+
+def split_update(update: ReportUpdate, last_full_at: datetime) -> list[Section]:
+    """The parts of `update`: the head, as the full audit of `last_full_at` observed it, then domains and findings."""
+    domains = (domain.report for domain in update.domains if domain.report is not None)
+    findings = [finding for domain in update.domains for finding in domain.findings]
+    at = update.observed_at
+    return [_head_section(update.head, last_full_at), *_domain_sections(domains, at), *_finding_sections(findings, at)]
 
 
 def compare(sections: list[Section], held: Mapping[Key, Held]) -> Changes:
@@ -117,19 +133,67 @@ def compare(sections: list[Section], held: Mapping[Key, Held]) -> Changes:
     return changes
 
 
-def join(parts: Iterable[tuple[str, int, bytes]], observed_at: datetime) -> AuditReport:
-    """The report of `observed_at` from (kind, line, body) of all its parts. Raises ValueError where they do not make one."""
-    by_line = {line: (kind, body) for kind, line, body in parts}
-    orders = [body for kind, body in by_line.values() if kind == ORDER]
+def amend(sections: list[Section], held: Mapping[Key, Held], order: bytes) -> Changes:
+    """What storing the `sections` of an update changes.
+
+    `held` is what the store holds now of the head, the order and the domains concerned, and `order` is the body of the order.
+    What is held of those domains and not in `sections` ends. What is new comes last: the next full audit orders it.
+    """
+    changes = Changes()
+    runs: list[list[int]] = json.loads(order)
+    next_line = max(held[Key(ORDER)].line, *(first + count - 1 for first, count in runs)) + 1
+    came: list[int] = []
+    for section in sections:
+        before = held.get(section.key)
+        if before is None:
+            line = next_line + len(came)
+            came.append(line)
+        else:
+            line = before.line
+        _note_change(changes, section, before, line)
+    present = {section.key for section in sections} | {Key(ORDER)}
+    gone = [part for key, part in held.items() if key not in present]
+    changes.ended_rows.extend(part.row for part in gone)
+    if came or gone:
+        lines = chain(_without(runs, sorted(part.line for part in gone)), ([line, 1] for line in came))
+        _note_change(changes, Section(Key(ORDER), _encode_runs(lines)), held[Key(ORDER)], next_line)
+    return changes
+
+
+def join(parts: Iterable[Part], observed_at: datetime) -> AuditReport:
+    """The report of `observed_at` from all its parts. Raises ValueError where they do not make one."""
+    by_line = {part.line: part for part in parts}
+    orders = [part.body for part in by_line.values() if part.kind == ORDER]
     if len(orders) != 1:
         raise ValueError(f"a report has {len(orders)} orders of its parts instead of one")
     lines = _decode_order(orders[0])
-    if sorted(lines) != sorted(line for line, (kind, _) in by_line.items() if kind != ORDER):
+    if sorted(lines) != sorted(line for line, part in by_line.items() if part.kind != ORDER):
         raise ValueError("the order of a report does not name exactly its parts")
-    listed = {wanted: b",".join(body for kind, body in map(by_line.__getitem__, lines) if kind == wanted) for wanted in _ORDERED}
+    stamps = {at: _stamp(at) for at in {part.observed_at for part in by_line.values()}}
+    listed: dict[str, list[bytes]] = {kind: [] for kind in _ORDERED}
+    for part in map(by_line.__getitem__, lines):
+        listed[part.kind].append(part.body.replace(_UNSTAMPED, stamps[part.observed_at]))
+    (head,) = listed[HEAD]
     # The head is a JSON object with at least one member: its opening brace gives way to the members that were taken out.
-    text = b'{"observed_at":null,"domains":[%b],"findings":[%b],%b' % (listed[DOMAIN], listed[FINDING], listed[HEAD][1:])
-    return AuditReport.model_validate_json(text.replace(_UNSTAMPED, _stamp(observed_at)))
+    text = b'{%b,"domains":[%b],"findings":[%b],%b' % (_stamp(observed_at), b",".join(listed[DOMAIN]), b",".join(listed[FINDING]), head[1:])
+    return AuditReport.model_validate_json(text)
+
+
+def _head_section(report: AuditReport, at: datetime) -> Section:
+    return Section(Key(HEAD), _unstamped(report.model_dump_json(exclude={"observed_at", "domains", "findings"}), at))
+
+
+def _domain_sections(domains: Iterable[DomainReport], at: datetime) -> Iterator[Section]:
+    uuids: Counter[str] = Counter()
+    for domain in domains:
+        key = Key(DOMAIN, subject_id=domain.uuid, ordinal=uuids[domain.uuid])
+        yield Section(key, _unstamped(domain.model_dump_json(), at), subject_name=domain.name)
+        uuids[domain.uuid] += 1
+
+
+def _finding_sections(findings: Sequence[Finding], at: datetime) -> Iterator[Section]:
+    for key, finding in zip(finding_keys(findings), findings, strict=True):
+        yield Section(key, _unstamped(finding.model_dump_json(), at), finding.subject.name, finding.verdict, finding.since)
 
 
 def _note_change(changes: Changes, section: Section, before: Held | None, line: int) -> None:
@@ -144,19 +208,35 @@ def _stamp(observed_at: datetime) -> bytes:
     return b'"observed_at":"%b"' % format_rfc3339(observed_at).encode("ascii")
 
 
-def _unstamped(text: str, stamp: bytes) -> bytes:
-    return text.encode("utf-8").replace(stamp, _UNSTAMPED)
+def _unstamped(text: str, at: datetime) -> bytes:
+    return text.encode("utf-8").replace(_stamp(at), _UNSTAMPED)
 
 
-def _encode_order(lines: list[int]) -> bytes:
-    """Runs of consecutive lines as [first, count]: short, since what stood together mostly stays together."""
-    runs: list[list[int]] = []
-    for line in lines:
-        if runs and line == runs[-1][0] + runs[-1][1]:
-            runs[-1][1] += 1
+def _without(runs: Iterable[list[int]], gone: list[int]) -> Iterator[list[int]]:
+    """`runs` without the lines in `gone`, which is sorted."""
+    for first, count in runs:
+        begin = first
+        for line in gone[bisect_left(gone, first) : bisect_left(gone, first + count)]:
+            yield [begin, line - begin]
+            begin = line + 1
+        yield [begin, first + count - begin]
+
+
+def _encode_order(lines: Iterable[int]) -> bytes:
+    return _encode_runs([line, 1] for line in lines)
+
+
+def _encode_runs(runs: Iterable[list[int]]) -> bytes:
+    """Runs of consecutive lines as [first, count], joined: short, since what stood together mostly stays together."""
+    joined: list[list[int]] = []
+    for first, count in runs:
+        if count == 0:
+            continue
+        if joined and first == joined[-1][0] + joined[-1][1]:
+            joined[-1][1] += count
         else:
-            runs.append([line, 1])
-    return json.dumps(runs, separators=(",", ":")).encode("ascii")
+            joined.append([first, count])
+    return json.dumps(joined, separators=(",", ":")).encode("ascii")
 
 
 def _decode_order(body: bytes) -> list[int]:

@@ -3,8 +3,12 @@
 from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text, text
 
 #: PRAGMA user_version of a database that this program reads and writes, and Alembic's name for the same.
-SCHEMA_VERSION = 1
-HEAD_REVISION = "0001"
+SCHEMA_VERSION = 2
+HEAD_REVISION = "0002"
+
+#: Kinds of observation: an audit looks at everything, an update at some domains after a lifecycle event.
+FULL = "full"
+UPDATE = "update"
 
 metadata = MetaData()
 
@@ -15,6 +19,8 @@ spool = Table(
     Column("id", Integer, CheckConstraint("id = 1", name="spool_is_one_row"), primary_key=True),
     Column("epoch", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    #: The first observation that is kept, always a full one. What is before it is not there any more, swept already or not.
+    Column("horizon_seq", Integer, nullable=False, server_default="0"),
 )
 
 #: The machine-ids that have been seen under a host id; two of them mean a cloned disk.
@@ -32,9 +38,12 @@ facts_document = Table(
     metadata,
     Column("hash", Text, primary_key=True),
     Column("body", LargeBinary, nullable=False),
+    #: The observation that no longer had these facts; null while the last one has them.
+    Column("until_seq", Integer),
 )
+Index("facts_document_by_end", facts_document.c.until_seq)
 
-#: One row an audit: the heartbeat.
+#: One row an audit, and one an update: the heartbeat.
 observation = Table(
     "observation",
     metadata,
@@ -42,9 +51,11 @@ observation = Table(
     Column("observed_at", BigInteger, nullable=False),
     Column("facts_hash", Text, ForeignKey("facts_document.hash"), nullable=False),
     Column("tool_version", Text, nullable=False),
+    Column("kind", Text, nullable=False, server_default=FULL),
     sqlite_autoincrement=True,  # a sequence number is never used twice
 )
 Index("observation_by_time", observation.c.observed_at)
+Index("observation_by_facts", observation.c.facts_hash)
 
 #: The parts of the reports. Each holds from `since_seq` until before `until_seq`, or until now; only a changed part is a new row.
 section = Table(
@@ -82,6 +93,8 @@ Index(
     unique=True,
     sqlite_where=text("until_seq IS NULL"),
 )
+Index("section_now_by_subject", section.c.subject_id, sqlite_where=text("until_seq IS NULL"))
+Index("section_by_begin", section.c.since_seq)
 Index("section_by_end", section.c.until_seq)
 
 #: Verdicts that changed; `before` or `now` is null where there was, or is, no such finding.
@@ -100,13 +113,16 @@ transition = Table(
 )
 Index("transition_by_seq", transition.c.seq)
 
-#: What moves, one document an observation: JSON, compressed by zlib.
+#: What moves, one document a look, which need not be an audit: JSON, compressed by zlib.
 samples = Table(
     "samples",
     metadata,
-    Column("seq", Integer, ForeignKey("observation.seq"), primary_key=True),
+    Column("id", Integer, primary_key=True),
+    Column("observed_at", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
+    sqlite_autoincrement=True,
 )
+Index("samples_by_time", samples.c.observed_at)
 
 #: Observations that could not be stored, once the note of them has been read in.
 gap = Table(
@@ -120,3 +136,4 @@ gap = Table(
     #: The observation that could be stored again.
     Column("seq", Integer, ForeignKey("observation.seq"), nullable=False),
 )
+Index("gap_by_seq", gap.c.seq)

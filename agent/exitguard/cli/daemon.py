@@ -1,0 +1,53 @@
+"""`exitguard daemon`: keep the audit of this host current, in the foreground, until SIGTERM."""
+
+import os
+import sys
+
+import typer
+
+from exitguard.cli.log import LogFormat
+from exitguard.cli.options import ConfigOption
+from exitguard.cli.refusal import Refusal
+
+
+_EXIT_ERROR = 1
+
+
+def daemon(context: typer.Context, *, config: ConfigOption = None) -> None:
+    """Audit this host again and again, and after every change of a domain. Runs in the foreground; SIGHUP reloads, SIGTERM ends it.
+
+    Everything else is a setting: `exitguard config show --effective`.
+    """
+    _check(config)
+    words = [sys.executable, *(["-I"] if sys.flags.isolated else []), "-m", "exitguard.daemon"]
+    words += ["--config", str(config)] if config is not None else []
+    words += ["--log-format", str(context.obj.log_format)] if context.obj.log_format is not LogFormat.AUTO else []
+    # One arena: the daemon's few threads gain nothing by more, and each would hold memory for good (mallopt(3)).
+    environment = {"MALLOC_ARENA_MAX": "1", **os.environ}
+    # The same process goes on as the daemon, without what the command line took. So systemd sees one process, this one.
+    os.execve(sys.executable, words, environment)  # noqa: S606 - this very program
+
+
+def _check(config: "ConfigOption") -> None:
+    """What is wrong with settings, policy or the program itself is told here, in the words of the command line.
+
+    And a store of an older exitguard is brought up to date, or a new one made: the process that stays never needs what that takes.
+    """
+    from datetime import UTC, datetime
+    from importlib.util import find_spec
+
+    from exitguard.config import load_settings
+    from exitguard.policy.load import load_rulebook
+
+    if find_spec("apscheduler") is None or find_spec("prometheus_client") is None:
+        raise Refusal("exitguard daemon: the packages for a host are not installed. Expected exitguard[host]: install that.", code=_EXIT_ERROR)
+    settings = load_settings(config, os.environ).settings
+    load_rulebook(settings.policy_files, settings.waiver_files)
+
+    from exitguard.store.errors import StoreError
+    from exitguard.store.host import HostStore
+
+    try:
+        HostStore.open(settings.state_dir, now=datetime.now(UTC)).close()
+    except StoreError:
+        return  # the daemon says so itself, and tries again with every audit

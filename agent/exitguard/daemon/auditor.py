@@ -1,0 +1,218 @@
+"""The audits of one host in a process that stays: what is observed, judged, remembered and told, and what is kept in between.
+
+Between two audits it keeps the facts, how the host stands in counts, the open store, and the calls that libvirt has not answered.
+A store that cannot be used, or libvirt that is gone, is a condition: said once, tried again with every job.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from exitguard.audit.standing import Standing, concerns_others, judge_update, standing_of
+from exitguard.cycle import AuditRequest, audit_into, observe_again, open_store
+from exitguard.daemon.conditions import Conditions
+from exitguard.daemon.log import bound, get_logger
+from exitguard.daemon.metrics import Metrics
+from exitguard.facts.clock import boottime_nanoseconds, read_boot_time
+from exitguard.facts.collect import DomainsUnseen
+from exitguard.facts.libvirt.counters import read_counters
+from exitguard.facts.libvirt.patience import BlockedCalls, Patience
+from exitguard.facts.processes import read_start_ticks
+from exitguard.facts.tree import HostTree
+from exitguard.model.documents import FactsDocument
+from exitguard.model.finding import Finding, Verdict
+from exitguard.model.host import TargetKind
+from exitguard.model.samples import DomainSample, Samples
+from exitguard.policy.schema import Rulebook
+from exitguard.store.errors import StoreError
+
+if TYPE_CHECKING:
+    from exitguard.store.host import HostStore
+
+_log = get_logger()
+
+#: A log of an audit names at most this many changes; all of them are in the store.
+_MOST_CHANGES = 50
+_WORTH_A_LINE = (Verdict.FAIL, Verdict.ERROR)
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How long and how large the memory may be."""
+
+    history: timedelta
+    samples: timedelta
+    limit_bytes: int
+
+
+@dataclass
+class Auditor:
+    """One host's audits. For one thread; `pulse` is called all the while, and may raise to end what is under way."""
+
+    request: AuditRequest
+    rulebook: Rulebook
+    retention: Retention
+    metrics: Metrics
+    conditions: Conditions
+    pulse: Callable[[], None]
+    #: Called with the uuid of a domain whose process is another one than the last look at it showed.
+    changed: Callable[[str], None]
+    facts: FactsDocument | None = None
+    standing: Standing | None = None
+    _store: "HostStore | None" = None
+    #: By domain, the last sample of its run, without counters.
+    _runs: dict[str, DomainSample] = field(default_factory=dict)
+    _blocked: BlockedCalls = field(default_factory=BlockedCalls)
+    #: The bulk call for counters blocks behind any one domain: it must not keep audits from being made.
+    _blocked_counters: BlockedCalls = field(default_factory=BlockedCalls)
+
+    def audit(self) -> None:
+        """One audit of the whole host."""
+        store = self._usable_store()
+        outcome = audit_into(store, self.request, self.rulebook, self._patience(self._blocked))
+        report = outcome.report
+        notice = next((notice for notice in outcome.notices if notice.startswith("Not stored")), None)
+        if store is not None:
+            self._tell_storing(notice)
+        before, self.facts = self.standing, outcome.observation.facts
+        self.standing = standing_of(report, self.facts, self.rulebook)
+        self._runs = {sample.uuid: sample for sample in outcome.observation.samples.domains}
+        listing = self.facts.host.libvirt.listing
+        self.conditions.holds("libvirt", listing.reason)
+        self._tell_metrics(report.observed_at)
+        self._tell_changes(report.findings, report.observed_at, first=before is None)
+        _log.info(
+            "audit.finished",
+            domains=len(report.domains),
+            exit_code=report.summary.exit_code,
+            stored=store is not None and notice is None,
+            **{verdict: count for verdict, count in report.summary.by_verdict.items() if count},
+        )
+
+    def judge_again(self, uuids: frozenset[str]) -> bool:
+        """Look at these domains alone. Whether more is needed: an audit of the whole host.
+
+        Raises facts.collect.DomainsUnseen where libvirt does not tell of them now.
+        """
+        if self.facts is None or self.standing is None:
+            return True
+        now = datetime.now(UTC)
+        observation = observe_again(self.facts, uuids, self._patience(self._blocked), observed_at=now)
+        update, standing = judge_update(self.standing, observation.facts, self.rulebook, uuids)
+        store = self._usable_store()
+        if store is not None:
+            try:
+                update = store.record_update(observation.facts, update)
+            except StoreError as error:
+                self._tell_storing(str(error))
+            else:
+                self._tell_storing(None)
+        needs_audit = concerns_others(self.standing, standing)
+        self.facts, self.standing = observation.facts, standing
+        self._runs = {uuid: run for uuid, run in self._runs.items() if uuid not in uuids}
+        self._runs |= {sample.uuid: sample for sample in observation.samples.domains}
+        self._tell_metrics(now)
+        for domain in update.domains:
+            with bound(domain=domain.uuid):
+                if domain.report is None:
+                    _log.info("domain.gone")
+                    continue
+                failing = sorted({finding.rule for finding in domain.findings if finding.verdict in _WORTH_A_LINE})
+                _log.info("domain.judged", name=domain.report.name, chain=domain.report.chain.state, failing=failing)
+        return needs_audit
+
+    def sample(self) -> None:
+        """KVM's counters of every run that is known, beside the time. A run that is another one now is reported as changed."""
+        if self.facts is None or self.facts.host.target.kind is not TargetKind.LOCAL:
+            return
+        tree = HostTree()
+        counters = read_counters(self.facts.host.target.uri or "", self._patience(self._blocked_counters))
+        self.conditions.holds("counters", counters.reason if self._runs else None)
+        domains = []
+        for uuid, run in self._runs.items():
+            if run.incarnation is None or read_start_ticks(tree, run.pid) != run.incarnation.qemu_start_ticks:
+                self.changed(uuid)
+                continue
+            domains.append(run.model_copy(update={"counters": None if counters.value is None else counters.value.get(uuid)}))
+        if self._store is None or not domains:  # the next audit opens the store anew, and notes the gap
+            return
+        samples = Samples(
+            observed_at=datetime.now(UTC),
+            boottime_nanoseconds=boottime_nanoseconds(),
+            boot_time=read_boot_time(tree),
+            domains=tuple(sorted(domains, key=lambda sample: sample.uuid)),
+        )
+        try:
+            self._store.record_samples(samples)
+        except StoreError as error:
+            self._tell_storing(str(error))
+
+    def prune(self) -> None:
+        """Forget what is older or larger than the settings allow."""
+        if self._store is None:
+            return
+        kept = self.retention
+        try:
+            pruned = self._store.prune(datetime.now(UTC), history=kept.history, samples=kept.samples, limit_bytes=kept.limit_bytes)
+        except StoreError as error:
+            self.conditions.holds("retention", str(error))
+            return
+        self.conditions.holds("retention", None)
+        if pruned.observations or pruned.samples or pruned.documents:
+            _log.info("store.pruned", observations=pruned.observations, samples=pruned.samples, documents=pruned.documents)
+
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def _patience(self, blocked: BlockedCalls) -> Patience:
+        return Patience(self.request.call_timeout_seconds, self.pulse, blocked)
+
+    def _usable_store(self) -> "HostStore | None":
+        """The store, opened anew where it was not there, or is another file now."""
+        if self._store is not None and not self._store.still_there():
+            _log.warning("store.replaced", state_dir=str(self.request.state_dir))
+            self.close()
+        if self._store is None:
+            self._store, obstacle = open_store(self.request)
+            if self._store is None:
+                self._tell_storing(obstacle)
+        return self._store
+
+    def _tell_storing(self, obstacle: str | None) -> None:
+        """What was to be stored was (None), or was not; then the store is opened anew: its file may be another one by then."""
+        self.conditions.holds("store", _without_time(obstacle))
+        if obstacle is not None:
+            self.close()
+            self.metrics.observation_dropped()
+
+    def _tell_metrics(self, observed_at: datetime) -> None:
+        if self.standing is None:
+            return
+        self.metrics.observed(self.standing.summary, self.standing.head.host.kernel, self.standing.findings, observed_at)
+        self.metrics.blocked_calls(len(self._blocked) + len(self._blocked_counters))
+        if self._store is not None:
+            self.metrics.store_size(self._store.size_bytes())
+
+    def _tell_changes(self, findings: tuple[Finding, ...], observed_at: datetime, *, first: bool) -> None:
+        """What has become of the verdicts since the last audit; of the first audit of this process, what fails."""
+        if first:
+            told = [finding for finding in findings if finding.verdict in _WORTH_A_LINE]
+        else:
+            told = [finding for finding in findings if finding.since == observed_at and finding.verdict is not Verdict.NOT_APPLICABLE]
+        for finding in told[:_MOST_CHANGES]:
+            subject = finding.subject
+            log = _log.warning if finding.verdict in _WORTH_A_LINE else _log.info
+            log("finding", rule=finding.rule, verdict=finding.verdict, subject=subject.name, subject_id=subject.id, reason=finding.reason)
+        if len(told) > _MOST_CHANGES:
+            _log.info("finding.more", count=len(told) - _MOST_CHANGES)
+
+
+def _without_time(obstacle: str | None) -> str | None:
+    """The same fault reads the same each time: what became of the one observation, and when, is not part of it."""
+    return obstacle.partition(" The observation of ")[0] if obstacle is not None else None
+
+
+__all__ = ["Auditor", "DomainsUnseen", "Retention"]

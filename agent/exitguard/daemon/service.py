@@ -1,0 +1,395 @@
+"""The daemon: its jobs, what wakes it, and how it starts, reloads and ends.
+
+Jobs, events and signals all meet in the job loop. A signal sets a flag and wakes it; libvirt's threads note an event and wake it; the
+loop does the rest. While a job runs, its pulse feeds the watchdog and ends the job where the daemon is to stop.
+"""
+
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import FrameType
+from uuid import uuid4
+
+from exitguard import __version__
+from exitguard.config import ConfigError, LoadedSettings, Settings, changes_needing_restart, load_settings
+from exitguard.cycle import AuditRequest
+from exitguard.daemon.auditor import Auditor, DomainsUnseen, Retention
+from exitguard.daemon.conditions import Conditions
+from exitguard.daemon.log import LogFormat, bound, configure_log, get_logger
+from exitguard.daemon.loop import Interval, JobLoop, JobOutcome, Wake
+from exitguard.daemon.memory import give_back
+from exitguard.daemon.metrics import Metrics, MetricsError, MetricsServer
+from exitguard.daemon.notify import Notifier
+from exitguard.daemon.pending import PendingDomains
+from exitguard.facts.libvirt.events import EventsUnavailable, LifecycleEvents
+from exitguard.policy.load import load_rulebook
+from exitguard.policy.problem import ProblemsError
+from exitguard.policy.schema import Rulebook
+
+_AUDIT, _SAMPLES, _RETENTION, _LISTEN, _EVENTS = "audit", "samples", "retention", "listen", "events"
+JOBS = (_AUDIT, _SAMPLES, _RETENTION, _LISTEN, _EVENTS)
+_RETENTION_INTERVAL = Interval(3600, first_after_seconds=120)
+#: How often a connection for events is looked for, where there is none.
+_LISTEN_INTERVAL = Interval(10)
+_LOCK_NAME = "daemon.lock"
+_WORDS = {0: "compliant", 1: "a check broke", 2: "not compliant", 3: "unknown"}
+_MIB = 1 << 20
+
+_log = get_logger()
+
+
+class AlreadyRunning(Exception):  # noqa: N818 - nobody's error
+    """Another daemon keeps the same state directory current."""
+
+
+class _Stopped(BaseException):
+    """The daemon is to end, and the job under way with it; not an Exception, so that nothing on the way takes it for a failure."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What one start of the daemon was given."""
+
+    config: Path | None
+    environ: Mapping[str, str]
+    log_format: LogFormat = "auto"
+
+
+def load(start: Start) -> tuple[LoadedSettings, Rulebook]:
+    """Settings and policy as they are on disk. Raises ProblemsError for any that nothing may run on."""
+    loaded = load_settings(start.config, start.environ)
+    return loaded, load_rulebook(loaded.settings.policy_files, loaded.settings.waiver_files)
+
+
+def run(start: Start, loaded: LoadedSettings, rulebook: Rulebook, notifier: Notifier) -> None:
+    """Keep the audit current until SIGTERM or SIGINT. Raises AlreadyRunning."""
+    with _locked(loaded.settings.state_dir):
+        Service(start, loaded.settings, rulebook, notifier).run()
+
+
+class Service:
+    """One run of the daemon, from its start to its end."""
+
+    def __init__(self, start: Start, settings: Settings, rulebook: Rulebook, notifier: Notifier) -> None:
+        self._start = start
+        self._settings = settings
+        self._notifier = notifier
+        self._wake = Wake()
+        self._loop = JobLoop(self._wake, self._job_ended, self._clock_stepped)
+        self._pending = PendingDomains()
+        self._conditions = Conditions(begun=_condition_begun, over=_condition_over)
+        self._metrics = Metrics(jobs=JOBS, rules=_rules(rulebook))
+        self._server: MetricsServer | None = None
+        self._reload_wanted = False
+        self._events_changed = False
+        self._job_seconds: dict[str, float] = {}
+        self._auditor = Auditor(
+            request=_request(settings),
+            rulebook=rulebook,
+            retention=_retention(settings),
+            metrics=self._metrics,
+            conditions=self._conditions,
+            pulse=self._pulse,
+            changed=self._domain_changed,
+        )
+        self._events = self._events_of(self._auditor.request)
+
+    def run(self) -> None:
+        """Work until SIGTERM or SIGINT."""
+        settings = self._settings
+        with _signals({signal.SIGTERM: self._on_end, signal.SIGINT: self._on_end, signal.SIGHUP: self._on_reload}):
+            _log.info("daemon.started", version=__version__, state_dir=str(settings.state_dir), target=self._auditor.request.target.uri)
+            self._serve_metrics(None, settings.metrics_listen)
+            # Events first: what happens during the first audit is not missed.
+            self._loop.plan(_LISTEN, self._job(_LISTEN, self._listen), _LISTEN_INTERVAL)
+            self._loop.plan(_AUDIT, self._job(_AUDIT, self._audit), Interval(settings.audit_interval_seconds))
+            samples = Interval(settings.sample_interval_seconds, first_after_seconds=settings.sample_interval_seconds)
+            self._loop.plan(_SAMPLES, self._job(_SAMPLES, self._auditor.sample), samples)
+            self._loop.plan(_RETENTION, self._job(_RETENTION, self._auditor.prune), _RETENTION_INTERVAL)
+            self._notifier.ready("the first audit begins")
+            try:
+                self._loop.run(self._turn)
+            finally:
+                self._end()
+
+    # --- what the loop does in each turn ----------------------------------------------------------------------------------------
+
+    def _turn(self) -> float | None:
+        """Signals and events; seconds until there is something to do again."""
+        self._notifier.alive()
+        if self._reload_wanted:
+            self._reload_wanted = False
+            self._reload()
+        if self._events_changed:
+            self._events_changed = False
+            self._tell_connection()
+        waiting = self._pending.due_in(time.monotonic())
+        if waiting == 0.0:
+            self._loop.run_now(_EVENTS, self._job(_EVENTS, self._judge_pending))
+        self._metrics.pending(len(self._pending))
+        watchdog_seconds = self._notifier.watchdog_seconds
+        waits = (self._pending.due_in(time.monotonic()), watchdog_seconds / 4 if watchdog_seconds is not None else None)
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def _pulse(self) -> None:
+        """A job is alive, and goes on unless the daemon is to end."""
+        self._notifier.alive()
+        if self._loop.ended:
+            raise _Stopped
+
+    # --- jobs -------------------------------------------------------------------------------------------------------------------
+
+    def _job(self, name: str, work: Callable[[], None]) -> Callable[[], None]:
+        def job() -> None:
+            self._pulse()
+            began = time.monotonic()
+            host = self._auditor.standing.head.host.hostname if self._auditor.standing is not None else os.uname().nodename
+            with bound(run_id=uuid4().hex[:12], host=host, job=name):
+                work()
+            self._job_seconds[name] = time.monotonic() - began
+
+        return job
+
+    def _audit(self) -> None:
+        self._pending.take_all()  # an event from now on is about what this audit may have seen already, or not: it waits
+        self._auditor.audit()
+        give_back()
+
+    def _judge_pending(self) -> None:
+        began = time.monotonic()
+        taken = self._pending.take(began)
+        everything = taken.everything
+        try:
+            if everything:
+                self._auditor.audit()
+                give_back()
+            elif self._auditor.judge_again(taken.uuids):
+                self._pending.add_everything(began)
+        except DomainsUnseen as unseen:
+            # Where libvirt is gone, an audit of everything follows as soon as it is back.
+            self._conditions.holds("libvirt", str(unseen))
+            self._pending.put_back(taken, time.monotonic())
+        finally:
+            now = time.monotonic()
+            self._pending.pause(now - began, now, everything=everything)
+
+    def _listen(self) -> None:
+        try:
+            self._events.connect()
+        except EventsUnavailable as unavailable:
+            self._conditions.holds("events", str(unavailable))
+
+    def _job_ended(self, outcome: JobOutcome) -> None:
+        if outcome.missed:
+            self._metrics.job_missed(outcome.job)
+            _log.warning("job.missed", job=outcome.job)
+        elif isinstance(outcome.error, _Stopped):
+            self._metrics.job_stopped(outcome.job)
+        elif outcome.error is not None:
+            self._metrics.job_failed(outcome.job)
+            self._conditions.holds(f"job {outcome.job}", f"{type(outcome.error).__name__}: {outcome.error}")
+            _log.error("job.failed", job=outcome.job, exc_info=outcome.error)
+        else:
+            self._conditions.holds(f"job {outcome.job}", None)
+            self._metrics.job_finished(outcome.job, self._job_seconds.get(outcome.job, 0.0), datetime.now(UTC))
+        if outcome.job != _LISTEN:
+            self._write_metrics()
+            self._notifier.status(self._status())
+
+    # --- libvirt's events: these are called in its threads ----------------------------------------------------------------------
+
+    def _events_of(self, request: AuditRequest) -> LifecycleEvents:
+        return LifecycleEvents(request.target.uri or "", on_event=self._on_event, on_change=self._on_events_change)
+
+    def _on_event(self, uuid: str) -> None:
+        self._metrics.events_seen()
+        self._domain_changed(uuid)
+
+    def _domain_changed(self, uuid: str) -> None:
+        if self._pending.add(uuid, time.monotonic()):
+            self._wake.set()
+
+    def _on_events_change(self) -> None:
+        self._events_changed = True
+        self._wake.set()
+
+    def _tell_connection(self) -> None:
+        connected = self._events.connected
+        if connected:
+            self._metrics.libvirt_connected()
+        else:
+            self._metrics.libvirt_lost()
+        self._conditions.holds("events", self._events.obstacle)
+        if connected:  # what happened before is not known
+            self._pending.add_everything(time.monotonic())
+
+    # --- signals ----------------------------------------------------------------------------------------------------------------
+
+    def _on_end(self, _number: int, _frame: FrameType | None) -> None:
+        self._notifier.stopping()
+        self._loop.end()
+
+    def _on_reload(self, _number: int, _frame: FrameType | None) -> None:
+        self._reload_wanted = True
+        self._wake.set()
+
+    def _reload(self) -> None:
+        """Settings and policy anew; where any of them is bad, all stay as they were."""
+        self._notifier.reloading()
+        try:
+            loaded, rulebook = load(self._start)
+        except ProblemsError as error:
+            self._metrics.reload_refused()
+            for problem in error.problems:
+                _log.error("reload.refused", problem=problem.sentence)
+            self._conditions.holds("reload", "settings or policy are bad: the old ones stay in force; see `exitguard config check`")
+        else:
+            self._apply(loaded.settings, rulebook)
+            self._metrics.reload_applied()
+            self._conditions.holds("reload", None)
+            _log.info("reload.applied", policy=f"{rulebook.policy.id} {rulebook.policy.version}")
+        self._write_metrics()
+        self._notifier.ready(self._status())
+
+    def _apply(self, settings: Settings, rulebook: Rulebook) -> None:
+        for setting in changes_needing_restart(self._settings, settings):
+            _log.warning("reload.needs_restart", setting=setting)
+        old, self._settings = self._settings, settings
+        request = _request(settings, state_dir=self._auditor.request.state_dir)
+        if request.target != self._auditor.request.target:
+            self._events.close()
+            self._events = self._events_of(request)
+            self._auditor.close()  # a store keeps one host's history: whether it is this one's is looked at again
+        self._auditor.request, self._auditor.rulebook, self._auditor.retention = request, rulebook, _retention(settings)
+        self._metrics.policy_in_force(_rules(rulebook))
+        configure_log(settings.log_level, dict(self._start.environ), log_format=self._start.log_format)
+        if settings.audit_interval_seconds != old.audit_interval_seconds:
+            self._loop.replan(_AUDIT, Interval(settings.audit_interval_seconds))
+        if settings.sample_interval_seconds != old.sample_interval_seconds:
+            self._loop.replan(_SAMPLES, Interval(settings.sample_interval_seconds))
+        self._serve_metrics(old.metrics_listen, settings.metrics_listen)
+        if old.metrics_textfile is not None and old.metrics_textfile != settings.metrics_textfile:
+            with suppress(OSError):  # it would go on telling of a daemon that no longer writes it
+                old.metrics_textfile.unlink()
+        self._pending.add_everything(time.monotonic(), at_once=True)
+
+    # --- telling ----------------------------------------------------------------------------------------------------------------
+
+    def _status(self) -> str:
+        """One line: how the host stands, or what keeps that from being known."""
+        standing = self._auditor.standing
+        if standing is None:
+            return self._conditions.worst or "no audit yet"
+        summary = standing.summary
+        failing = summary.by_verdict.get("fail", 0)
+        parts = [_WORDS.get(summary.exit_code, "unknown"), f"{len(standing.chains)} domains", f"{failing} checks fail"]
+        parts.append(f"observed {standing.head.observed_at:%H:%M} UTC")
+        worst = self._conditions.worst
+        return " · ".join([*parts, *([worst] if worst is not None else [])])
+
+    def _serve_metrics(self, old: str | None, listen: str | None) -> None:
+        if listen == old and self._server is not None:
+            return
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        reason = None
+        if listen is not None:
+            try:
+                self._server = self._metrics.serve(listen)
+            except MetricsError as error:
+                reason = str(error)
+        self._conditions.holds("metrics", reason)
+
+    def _write_metrics(self) -> None:
+        path = self._settings.metrics_textfile
+        if path is None:
+            return
+        try:
+            self._metrics.write_textfile(path)
+        except MetricsError as error:
+            self._conditions.holds("textfile", str(error))
+        else:
+            self._conditions.holds("textfile", None)
+
+    def _clock_stepped(self, seconds: float) -> None:
+        _log.warning("clock.stepped", seconds=round(seconds, 3))
+
+    def _end(self) -> None:
+        self._notifier.stopping()
+        self._events.close()
+        self._auditor.close()
+        if self._server is not None:
+            self._server.close()
+        _log.info("daemon.ended")
+
+
+def _request(settings: Settings, *, state_dir: Path | None = None) -> AuditRequest:
+    return AuditRequest(
+        uri=settings.connect,
+        policy_files=settings.policy_files,
+        waiver_files=settings.waiver_files,
+        state_dir=state_dir or settings.state_dir,
+        call_timeout_seconds=settings.call_timeout_seconds,
+    )
+
+
+def _retention(settings: Settings) -> Retention:
+    return Retention(
+        history=timedelta(days=settings.retention_days),
+        samples=timedelta(days=settings.sample_retention_days),
+        limit_bytes=settings.database_limit_mib * _MIB,
+    )
+
+
+def _rules(rulebook: Rulebook) -> list[str]:
+    return [rule.id for rule in rulebook.policy.rules]
+
+
+def _condition_begun(name: str, reason: str) -> None:
+    _log.warning("condition.begun", condition=name, reason=reason)
+
+
+def _condition_over(name: str, reason: str) -> None:
+    _log.info("condition.over", condition=name, reason=reason)
+
+
+@contextmanager
+def _signals(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _locked(state_dir: Path) -> Iterator[None]:
+    """The state directory for one daemon alone. Where no lock can be made there, the daemon runs without: its store says why."""
+    try:
+        state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        descriptor = os.open(state_dir / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+    except OSError:
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(
+                f"{state_dir}: another exitguard daemon keeps it current. Expected one daemon a state directory: stop the other "
+                "(`systemctl status exitguard-audit`), or give this one a state_dir of its own."
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+__all__ = ["AlreadyRunning", "ConfigError", "Start", "load", "run"]
