@@ -1,6 +1,7 @@
 # What an operator and a developer run. Each target sets up what it needs; a second run adds milliseconds.
 #   make audit   audit this machine (AUDIT_ARGS='--format json' for another form)
 #   make test    run the tests (TEST_ARGS='tests/policy -x' for some of them)
+#   make deb     build the Debian package (DEB_ARGS='--version-suffix +site2' for a newer build of the same version)
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,17 +15,19 @@ export PYTHON
 AUDIT_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
+DEB_ARGS ?=
+SOAK_MINUTES ?= 30
 
 bin := .venv/bin
 # Where `make audit` remembers: inside the checkout, so that trying it changes nothing on the machine.
 state := .local/state
 coverage := .local/coverage
-tested := $(shell find agent tests policies playbooks -type f -not -name '*.pyc' 2>/dev/null) pyproject.toml
+tested := $(shell find agent tests policies playbooks deploy scripts -type f -not -name '*.pyc' 2>/dev/null) pyproject.toml
 
-.PHONY: help setup setup-dev audit test check mutation bench generate clean
+.PHONY: help setup setup-dev audit test check deb soak mutation bench generate clean
 
 help:
-	@sed -n 's/^#   //p' Makefile; echo 'others: setup check mutation bench generate clean'
+	@sed -n 's/^#   //p' Makefile; echo 'others: setup check soak mutation bench generate clean'
 
 setup:
 	@scripts/set_up.sh host
@@ -48,6 +51,13 @@ $(coverage): $(tested)
 
 check: setup-dev $(coverage)
 	@scripts/check.sh $(coverage)
+
+deb: setup
+	@scripts/build_deb.sh $(DEB_ARGS)
+
+# A daemon under faults, as root; half an hour unless SOAK_MINUTES says otherwise.
+soak: setup-dev
+	@$(bin)/python tests/integration/soak_daemon.py --minutes $(SOAK_MINUTES)
 
 # Mutation testing of the chain, on a copy of the tree; takes about half an hour. The goal is 90 %.
 mutation: setup-dev

@@ -38,6 +38,7 @@ step 'lint' ruff check .
 step 'types' mypy
 step 'import order' lint-imports --no-cache
 step 'playbooks' ansible-lint --offline --strict playbooks
+step 'units' scripts/check_units.sh
 step 'lock fits pyproject.toml' "${of_no_site[@]}" uv lock --check --no-config
 step 'lock holds no mirror' lock_names_public_indexes_only
 if [ -e scripts/generate.py ]; then step 'generated files are current' python scripts/generate.py --check; fi

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the system packages that are missing: `system_packages.sh build` what it takes to build and run the reading side,
-# `system_packages.sh test` a local libvirtd with QEMU for the integration tests. Nothing missing: says nothing, takes milliseconds.
+# `system_packages.sh test` a local libvirtd with QEMU for the integration tests, `system_packages.sh deb` what builds the Debian package.
+# Nothing missing: says nothing, takes milliseconds.
 #
 # What is missing is told by the thing itself (a header, a program), not by a package name, so that a Python or a compiler
 # from elsewhere counts. Never escalates: without root it prints the line to run, and stops.
@@ -42,6 +43,22 @@ missing_for_test() {
     has_qemu || echo 'qemu-system-x86|qemu-kvm-core'
     command -v virsh >/dev/null || echo 'libvirt-clients|libvirt-client'
     command -v rpm >/dev/null || echo 'rpm|rpm'
+    # systemd-analyze checks the units; systemd itself need not run.
+    command -v systemd-analyze >/dev/null || echo 'systemd|systemd'
+    # The Debian package is built and tried on Debian only, in a root of its own.
+    if command -v apt-get >/dev/null; then
+        command -v debootstrap >/dev/null || echo 'debootstrap|'
+        missing_for_deb
+    fi
+}
+
+# Here a package is what counts: the .deb runs on the distribution's own Python, and names the packages it was made with. These are
+# those of Build-Depends in deploy/debian/control, which dpkg-buildpackage compares once more.
+missing_for_deb() {
+    local package
+    for package in build-essential debhelper libvirt-dev pkgconf python3-dev; do
+        [ "$(dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || echo "$package|"
+    done
 }
 
 # On a hypervisor the headers must fit the libvirt that is there: the archive's newer ones would upgrade libvirt, and restart it,
@@ -142,5 +159,11 @@ provide() { # purpose
 
 case ${1:-} in
     build | test) provide "$1" ;;
-    *) say "usage: $0 build|test" && exit 64 ;;
+    deb)
+        if ! command -v apt-get >/dev/null; then
+            say "A Debian package is built on Debian 12 or newer; this machine has no apt-get."
+            exit 1
+        fi
+        provide deb ;;
+    *) say "usage: $0 build|test|deb" && exit 64 ;;
 esac

@@ -79,15 +79,9 @@ def observe(request: AuditRequest) -> Observation:
 
     Of this machine the host id is the one in the state directory where there is one: such facts can be joined with stored ones.
     """
-    from exitguard.store.errors import StoreError
-    from exitguard.store.state_dir import read_host_id
-
     tree = _tree(request)
     rulebook = load_rulebook(request.policy_files, request.waiver_files)
-    identity = _provisional_identity(request.target, tree)
-    if request.state_dir is not None and request.target.kind in (TargetKind.LOCAL, TargetKind.EMBEDDED):
-        with suppress(StoreError):  # no store yet: the id stays provisional, and says so
-            identity = identity.model_copy(update={"id": read_host_id(request.state_dir), "provisional": False})
+    identity = _unstored_identity(request, tree)
     return _observe(request, rulebook, identity, tree, Patience(request.call_timeout_seconds))
 
 
@@ -106,7 +100,7 @@ def audit_into(store: "HostStore | None", request: AuditRequest, rulebook: Ruleb
     tree = _tree(request)
     notices: list[str] = []
     if store is None:
-        identity = _provisional_identity(request.target, tree)
+        identity = _unstored_identity(request, tree)
         machine_ids: tuple[str, ...] = ()
     else:
         identity = read_identity(request.target, tree, host_id=store.host_id, provisional=False)
@@ -139,6 +133,18 @@ def _observe(request: AuditRequest, rulebook: Rulebook, identity: HostIdentity, 
     )
 
 
+def _unstored_identity(request: AuditRequest, tree: HostTree) -> HostIdentity:
+    """The identity of a host that is looked at and not remembered: that of its state directory where there is one, else provisional."""
+    from exitguard.store.errors import StoreError
+    from exitguard.store.state_dir import read_host_id
+
+    identity = _provisional_identity(request.target, tree)
+    if request.state_dir is not None and request.target.kind in (TargetKind.LOCAL, TargetKind.EMBEDDED):
+        with suppress(StoreError):  # no store yet: the id stays provisional, and says so
+            return identity.model_copy(update={"id": read_host_id(request.state_dir), "provisional": False})
+    return identity
+
+
 def _provisional_identity(target: Target, tree: HostTree) -> HostIdentity:
     identity = read_identity(target, tree, host_id="", provisional=True)
     # A remote host shows nothing to derive an id from but the way that leads to it.
@@ -156,7 +162,7 @@ def open_store(request: AuditRequest) -> "tuple[HostStore | None, str | None]":
     try:
         store = HostStore.open(request.state_dir, now=datetime.now(UTC))
     except StoreError as error:
-        return None, f"Not stored, and the host id is provisional: {error}"
+        return None, f"Not stored: {error}"
     remembered = _remembered_target(store)
     if remembered is None or remembered == request.target:
         return store, None

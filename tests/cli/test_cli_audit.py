@@ -248,7 +248,9 @@ def test_what_is_one_value_is_a_plain_value_in_json(exitguard: Run, failing_host
 
 
 def test_empty_variables_count_as_none(exitguard: Run, tmp_path: Path) -> None:
-    shown = exitguard("config", "show", "--effective", env={"EXITGUARD_CONNECT": "", "EXITGUARD_STATE_DIR": "", "XDG_STATE_HOME": str(tmp_path)})
+    shown = exitguard(
+        "config", "show", "--effective", env={"EXITGUARD_CONNECT": "", "EXITGUARD_STATE_DIR": "", "XDG_STATE_HOME": str(tmp_path)}
+    )
     assert "connect: null  # default" in shown.stdout
     assert 'state_dir: "/' in shown.stdout
     assert "environment" not in shown.stdout

@@ -130,3 +130,17 @@ def test_reading_creates_nothing(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"host\.sqlite: there is no such file.*run `exitguard audit"):
         HostStore.open(tmp_path, now=START, read_only=True)
     assert [path.name for path in tmp_path.iterdir()] == ["host-id"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could write into another user's directory")
+def test_root_writes_nothing_into_the_directory_of_another_user(tmp_path: Path) -> None:
+    state_dir = tmp_path / "state"
+    state_dir.mkdir()
+    target = tmp_path / "precious"
+    target.write_text("of root")
+    (state_dir / "gap-note").symlink_to(target)
+    os.chown(state_dir, 65534, 65534)
+    with pytest.raises(StoreError, match=r"belongs to user nobody, and root does not write there.*runuser -u nobody"):
+        HostStore.open(state_dir, now=START)
+    assert [path.name for path in state_dir.iterdir()] == ["gap-note"]
+    assert target.read_text() == "of root"

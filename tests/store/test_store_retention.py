@@ -19,7 +19,7 @@ from exitguard.model.finding import Verdict
 from exitguard.model.pmu import PmuElement
 from exitguard.store import retention
 from exitguard.store.errors import StoreError, StoreFull
-from exitguard.store.gap import note_dropped
+from exitguard.store.gap import clear_note, note_dropped, read_note
 from exitguard.store.host import HostStore
 
 FAIL, PASS = Verdict.FAIL, Verdict.PASS
@@ -175,8 +175,13 @@ def test_gap_that_may_still_grow_is_not_forgotten(store: HostStore, tmp_path: Pa
     for minute in (5, 10, 15):
         audit(store, minute)
     note.write_bytes(as_noted)  # as if clearing it had failed
+    noted = read_note(note)
+    assert noted is not None
     store.prune(minutes(15), history=timedelta(0), samples=FOREVER, limit_bytes=UNLIMITED)
     in_order(tmp_path)
+    clear_note(note, noted)  # as by a process that stored it, and was slow to clear it
+    assert store.gaps(EVER) == (noted,)
+    note.write_bytes(as_noted)
     note_dropped(note, minutes(16), "full")
     audit(store, 20)
     assert [(gap.first_at, gap.last_at, gap.dropped) for gap in store.gaps(EVER)] == [(START, minutes(16), 2)]

@@ -9,7 +9,6 @@ from exitguard.cli.log import LogFormat
 from exitguard.cli.options import ConfigOption
 from exitguard.cli.refusal import Refusal
 
-
 _EXIT_ERROR = 1
 
 
@@ -40,14 +39,18 @@ def _check(config: "ConfigOption") -> None:
     from exitguard.policy.load import load_rulebook
 
     if find_spec("apscheduler") is None or find_spec("prometheus_client") is None:
-        raise Refusal("exitguard daemon: the packages for a host are not installed. Expected exitguard[host]: install that.", code=_EXIT_ERROR)
+        raise Refusal(
+            "exitguard daemon: the packages for a host are not installed. Expected exitguard[host]: install that.", code=_EXIT_ERROR
+        )
     settings = load_settings(config, os.environ).settings
     load_rulebook(settings.policy_files, settings.waiver_files)
 
+    from exitguard.store.database import open_for_writing
     from exitguard.store.errors import StoreError
-    from exitguard.store.host import HostStore
+    from exitguard.store.state_dir import DATABASE_NAME, prepare_directory
 
     try:
-        HostStore.open(settings.state_dir, now=datetime.now(UTC)).close()
+        prepare_directory(settings.state_dir)
+        open_for_writing(settings.state_dir / DATABASE_NAME, now=datetime.now(UTC)).close()
     except StoreError:
         return  # the daemon says so itself, and tries again with every audit

@@ -25,7 +25,7 @@ from exitguard.model.finding import Finding, Verdict
 from exitguard.model.host import TargetKind
 from exitguard.model.samples import DomainSample, Samples
 from exitguard.policy.schema import Rulebook
-from exitguard.store.errors import StoreError
+from exitguard.store.errors import StoreError, StoreOutdated
 
 if TYPE_CHECKING:
     from exitguard.store.host import HostStore
@@ -100,15 +100,18 @@ class Auditor:
         now = datetime.now(UTC)
         observation = observe_again(self.facts, uuids, self._patience(self._blocked), observed_at=now)
         update, standing = judge_update(self.standing, observation.facts, self.rulebook, uuids)
+        needs_audit = concerns_others(self.standing, standing)
         store = self._usable_store()
         if store is not None:
             try:
                 update = store.record_update(observation.facts, update)
+            except StoreOutdated:  # another audit came between, or none was stored: one of everything mends both
+                needs_audit = True
             except StoreError as error:
                 self._tell_storing(str(error))
+                needs_audit = True
             else:
                 self._tell_storing(None)
-        needs_audit = concerns_others(self.standing, standing)
         self.facts, self.standing = observation.facts, standing
         self._runs = {uuid: run for uuid, run in self._runs.items() if uuid not in uuids}
         self._runs |= {sample.uuid: sample for sample in observation.samples.domains}
@@ -154,13 +157,22 @@ class Auditor:
             return
         kept = self.retention
         try:
-            pruned = self._store.prune(datetime.now(UTC), history=kept.history, samples=kept.samples, limit_bytes=kept.limit_bytes)
+            pruned = self._store.prune(
+                datetime.now(UTC), history=kept.history, samples=kept.samples, limit_bytes=kept.limit_bytes, pulse=self.pulse
+            )
         except StoreError as error:
             self.conditions.holds("retention", str(error))
             return
         self.conditions.holds("retention", None)
         if pruned.observations or pruned.samples or pruned.documents:
             _log.info("store.pruned", observations=pruned.observations, samples=pruned.samples, documents=pruned.documents)
+
+    def judge_by(self, request: AuditRequest, rulebook: Rulebook, retention: Retention) -> None:
+        """Other settings or another policy from now on: the next judgement is an audit of everything."""
+        if request.target != self.request.target:
+            self.close()  # a store keeps one host's history: whether it is this one's is looked at again
+        self.request, self.rulebook, self.retention = request, rulebook, retention
+        self.standing = None
 
     def close(self) -> None:
         if self._store is not None:

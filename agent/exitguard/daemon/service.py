@@ -265,8 +265,7 @@ class Service:
         if request.target != self._auditor.request.target:
             self._events.close()
             self._events = self._events_of(request)
-            self._auditor.close()  # a store keeps one host's history: whether it is this one's is looked at again
-        self._auditor.request, self._auditor.rulebook, self._auditor.retention = request, rulebook, _retention(settings)
+        self._auditor.judge_by(request, rulebook, _retention(settings))
         self._metrics.policy_in_force(_rules(rulebook))
         configure_log(settings.log_level, dict(self._start.environ), log_format=self._start.log_format)
         if settings.audit_interval_seconds != old.audit_interval_seconds:

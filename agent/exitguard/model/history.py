@@ -1,4 +1,6 @@
-"""What the store remembers between audits: verdicts that changed, and times at which nothing could be stored."""
+"""What the store remembers between audits: verdicts that changed, times at which nothing could be stored, what was forgotten."""
+
+from dataclasses import dataclass
 
 from exitguard.model.finding import Subject, Verdict
 from exitguard.model.record import Record
@@ -6,7 +8,7 @@ from exitguard.model.time import UtcTime
 
 
 class Transition(Record):
-    """One rule's verdict on one subject became another at `at`, the observed_at of the audit that saw it."""
+    """One rule's verdict on one subject became another at `at`, the observed_at of the audit or update that saw it."""
 
     rule: str
     subject: Subject
@@ -19,7 +21,7 @@ class Transition(Record):
 
 
 class Gap(Record):
-    """Observations that were made and could not be stored, from the first that was dropped to the last."""
+    """Observations (audits, updates, samples) that were made and could not be stored, from the first that was dropped to the last."""
 
     #: A UUID: the same gap keeps it while it grows, so that it is never counted twice.
     id: str
@@ -29,3 +31,16 @@ class Gap(Record):
     dropped: int
     #: Why the last of them could not be stored.
     reason: str
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What one pruning of a store deleted, and how much is left."""
+
+    #: Audits and updates.
+    observations: int
+    #: Facts that no observation left has.
+    documents: int
+    samples: int
+    #: What the database uses after it; its file stays as large as it was, and is filled again.
+    size_bytes: int

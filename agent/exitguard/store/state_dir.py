@@ -1,6 +1,7 @@
 """The state directory, and the host id in it: a UUIDv4 that is minted once and outlives the database."""
 
 import os
+import pwd
 import re
 import secrets
 from pathlib import Path
@@ -21,7 +22,11 @@ _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-
 
 
 def prepare_directory(state_dir: Path) -> None:
-    """Create `state_dir` with mode 0750 where it is missing; an existing one keeps its mode. Raises StoreError."""
+    """Create `state_dir` with mode 0750 where it is missing; an existing one keeps its mode. Raises StoreError.
+
+    Root does not write into a directory of another user: its files would lock that user out, and a link that this user put
+    there could lead root's writing anywhere.
+    """
     try:
         state_dir.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -31,8 +36,23 @@ def prepare_directory(state_dir: Path) -> None:
                 raise NotADirectoryError(20, "not a directory") from None
         else:
             state_dir.chmod(_DIRECTORY_MODE)  # whatever the umask
+        owner = state_dir.stat().st_uid
     except OSError as error:
         raise explain_os(error, state_dir, _EXPECTED) from error
+    if os.geteuid() == 0 and owner != 0:
+        user = _name_of(owner)
+        raise StoreError(
+            f"{state_dir}: belongs to user {user}, and root does not write there. Expected that user's own process to keep it current, as "
+            f"the service does: run this as that user (`runuser -u {user} -- exitguard ...`), or give a --state-dir of root's.",
+            reason="the directory of another user",
+        )
+
+
+def _name_of(user_id: int) -> str:
+    try:
+        return pwd.getpwuid(user_id).pw_name
+    except KeyError:
+        return str(user_id)
 
 
 def create_file(path: Path) -> None:
