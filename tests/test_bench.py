@@ -37,11 +37,11 @@ def test_unknown_measurement_is_refused_and_the_known_ones_are_named() -> None:
     result = bench("audit-501")
     assert result.returncode == 2
     assert "audit-501" in result.stderr
-    assert "audit-500, audit-5000, version, scrape-30" in result.stderr
+    assert "audit-500, audit-5000, event-500, version, scrape-30" in result.stderr
 
 
 def test_every_measurement_stands_in_the_readme() -> None:
     text = (BENCH / "README.md").read_text()
     names = bench("--help").stdout.partition("of ")[2].partition(";")[0].split(", ")
-    assert len(names) == 4
+    assert len(names) == 5
     assert all(f"`{name}`" in text for name in names)

@@ -181,6 +181,17 @@ def test_running_it_as_root_writes_nothing_beside_the_state(root: DebianRoot, de
     assert root.must("dpkg", "--verify", "exitguard") == ""
 
 
+def test_audit_of_root_s_is_told_and_not_stored_and_leaves_the_store_to_the_service(root: DebianRoot, deb: Path) -> None:
+    install(root, deb)
+    audit = root.run("exitguard", "audit")
+    assert audit.returncode == 3
+    assert "belongs to user exitguard" in audit.stderr
+    assert list(root.at(STATE).iterdir()) == []
+    assert "Not stored" not in root.run("exitguard", "audit", user="exitguard").stderr
+    # To read is another matter.
+    assert reported_host_id(root) == reported_host_id(root, user="exitguard")
+
+
 # Upgrade, removal, purge
 
 
@@ -207,7 +218,7 @@ def test_removal_keeps_state_and_settings_and_purge_takes_everything(root: Debia
     before = entries(root.path, without=RECORDS)
     install(root, deb)
     root.must("systemctl", "enable", UNIT)
-    assert root.run("exitguard", "audit").returncode == 3
+    assert root.run("exitguard", "audit", user="exitguard").returncode == 3
     root.at(f"{REMEDY}/approvals/a.json").write_text("{}")
     with root.at(SETTINGS).open("a") as settings:
         settings.write("log_level: debug\n")
@@ -230,11 +241,11 @@ def test_removal_keeps_state_and_settings_and_purge_takes_everything(root: Debia
 
 def test_package_that_comes_back_finds_its_state(root: DebianRoot, deb: Path) -> None:
     install(root, deb)
-    assert root.run("exitguard", "audit").returncode == 3
+    assert root.run("exitguard", "audit", user="exitguard").returncode == 3
     host_id = root.at(f"{STATE}/host-id").read_text()
     root.must("dpkg", "--remove", "exitguard")
     install(root, deb)
-    assert reported_host_id(root) == host_id.strip()
+    assert reported_host_id(root, user="exitguard") == host_id.strip()
     assert state_of_unit(root) == "disabled"
 
 
