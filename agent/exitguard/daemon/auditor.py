@@ -99,6 +99,7 @@ class Auditor:
             return True
         now = datetime.now(UTC)
         observation = observe_again(self.facts, uuids, self._patience(self._blocked), observed_at=now)
+        self.conditions.holds("libvirt", None)
         update, standing = judge_update(self.standing, observation.facts, self.rulebook, uuids)
         needs_audit = concerns_others(self.standing, standing)
         store = self._usable_store()

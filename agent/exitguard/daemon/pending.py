@@ -47,7 +47,7 @@ class PendingDomains:
         """Note an event about a domain. Whether it is the first that waits, so that somebody has to be woken."""
         with self._lock:
             first = self._since is None and self._everything_since is None
-            self._add(frozenset({uuid}), now)
+            self._add(uuid, now)
             return first
 
     def add_everything(self, now: float, *, at_once: bool = False) -> None:
@@ -78,13 +78,6 @@ class PendingDomains:
         with self._lock:
             self._uuids, self._since, self._everything_since = set(), None, None
 
-    def put_back(self, taken: Taken, now: float) -> None:
-        """What could not be judged waits on."""
-        with self._lock:
-            self._add(taken.uuids, now)
-            if taken.everything:
-                self._add_everything(now)
-
     def pause(self, took_seconds: float, now: float, *, everything: bool) -> None:
         """Nothing of this kind is due again before a pause that fits what it took."""
         with self._lock:
@@ -93,13 +86,12 @@ class PendingDomains:
             else:
                 self._domains_not_before = now + max(_SHORTEST_PAUSE_SECONDS, took_seconds * _PAUSE_FACTOR)
 
-    def _add(self, uuids: frozenset[str], now: float) -> None:
-        for uuid in uuids:
-            if len(self._uuids) < MOST_DOMAINS or uuid in self._uuids:
-                self._uuids.add(uuid)
-                self._since = now if self._since is None else self._since
-            else:
-                self._add_everything(now)
+    def _add(self, uuid: str, now: float) -> None:
+        if len(self._uuids) < MOST_DOMAINS or uuid in self._uuids:
+            self._uuids.add(uuid)
+            self._since = now if self._since is None else self._since
+        else:
+            self._add_everything(now)
 
     def _add_everything(self, now: float) -> None:
         self._everything_since = now if self._everything_since is None else self._everything_since

@@ -172,9 +172,9 @@ class Service:
             elif self._auditor.judge_again(taken.uuids):
                 self._pending.add_everything(began)
         except DomainsUnseen as unseen:
-            # Where libvirt is gone, an audit of everything follows as soon as it is back.
+            # An audit of everything tries again after a pause, and says how the host stands without libvirt.
             self._conditions.holds("libvirt", str(unseen))
-            self._pending.put_back(taken, time.monotonic())
+            self._pending.add_everything(time.monotonic())
         finally:
             now = time.monotonic()
             self._pending.pause(now - began, now, everything=everything)
