@@ -36,8 +36,10 @@ class AuditRequest:
     #: Empty means the shipped policy.
     policy_files: tuple[Path, ...] = ()
     waiver_files: tuple[Path, ...] = ()
-    #: None: nothing is remembered, and the host id is provisional.
+    #: Where the host id is, and the history. None: nothing is remembered, and the host id is provisional.
     state_dir: Path | None = None
+    #: Whether what is found goes into the history.
+    remember: bool = True
     #: How long one libvirt call may take before its domain counts as stuck.
     call_timeout_seconds: float = 5.0
 
@@ -154,7 +156,7 @@ def _provisional_identity(target: Target, tree: HostTree) -> HostIdentity:
 
 def open_store(request: AuditRequest) -> "tuple[HostStore | None, str | None]":
     """The store of a request, or None and why: an audit that cannot be remembered is still worth telling. The caller closes it."""
-    if request.state_dir is None:
+    if request.state_dir is None or not request.remember:
         return None, None
     from exitguard.store.errors import StoreError
     from exitguard.store.host import HostStore

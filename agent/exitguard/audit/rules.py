@@ -213,7 +213,12 @@ def _guests_outside_libvirt(judged: Judged) -> Iterator[Observed[object]]:
 def _host_identity(rule: Rule, judged: Judged) -> Iterator[Finding]:
     seen_ids, machine_id = judged.machine_ids_seen, judged.facts.host.identity.machine_id
     if not seen_ids:
-        reason = "the host id is provisional: nothing is stored that could be cloned"
+        provisional = judged.facts.host.identity.provisional
+        reason = (
+            "the host id is provisional: nothing is stored that could be cloned"
+            if provisional
+            else "this audit is not stored, and compares none"
+        )
         yield finding(rule, judged.host_subject, Verdict.NOT_APPLICABLE, reason, ())
     elif len(seen_ids) > 1:
         reason = f"one host id with {len(seen_ids)} machine-ids: the store was copied to another machine, or the machine-id was made anew"

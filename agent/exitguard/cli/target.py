@@ -51,8 +51,7 @@ def request_for(asked: Asked, environ: Mapping[str, str]) -> "AuditRequest":
     )
     # A store remembers one host. What was named on this command line alone may be another: it needs a store named there too.
     configured = request.target == AuditRequest(uri=settings.connect).target
-    remembered = settings.state_dir if configured and not asked.no_store else None
-    return replace(request, state_dir=asked.state_dir or remembered)
+    return replace(request, state_dir=asked.state_dir or (settings.state_dir if configured else None), remember=not asked.no_store)
 
 
 def unstored_notice(asked: Asked, request: "AuditRequest") -> tuple[str, ...]:
