@@ -44,7 +44,7 @@ def main() -> int:
             libvirtd.define(domain_xml(number, type=kind))
         settings = {"connect": libvirtd.uri, "audit_interval_seconds": 3600, "sample_interval_seconds": 3600}
         with running_daemon(Path(folder), settings) as daemon, _listener(libvirtd.uri) as peer:
-            daemon.wait_for_event("audit.finished", job="events")
+            daemon.wait_for_event("audit.finished", job="audit")
             audits = []
             for _ in range(5):
                 before, count = _cpu_seconds(daemon.pid), len(daemon.named("audit.finished"))

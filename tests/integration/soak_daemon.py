@@ -219,7 +219,7 @@ def _soak(folder: Path, lab: LibvirtLab, seconds: float, seed: int) -> int:
     }
     with running_daemon(folder / "run", settings, watchdog_seconds=60) as daemon:
         soak = Soak(lab, daemon, policy, policy.read_bytes(), random.Random(seed))  # noqa: S311 - repeatable, not secret
-        daemon.wait_for_event("audit.finished", job="events")
+        daemon.wait_for_event("audit.finished", job="audit")
         soak.run(min(90.0, seconds / 4))  # everything has happened once: libraries are loaded, caches are warm
         before = soak.figures()
         soak.run(seconds)

@@ -36,9 +36,9 @@ def daemon(lab: LibvirtLab, tmp_path: Path) -> Iterator[RunningDaemon]:
 
 
 def settled(running: RunningDaemon) -> None:
-    """The audit by the plan is made, and the one that follows the connection."""
+    """The first audit is made, and events arrive."""
     running.wait_for_event("audit.finished", job="audit")
-    running.wait_for_event("audit.finished", job="events")
+    running.wait_for_event("events.connected")
 
 
 def report_of(running: RunningDaemon) -> dict[str, str]:
@@ -104,8 +104,8 @@ def test_each_lifecycle_event_judges_its_domain_anew(lab: LibvirtLab, daemon: Ru
     undefine(lab, "event-1")
     daemon.wait_for_event("domain.gone", domain=uuid)
     assert report_of(daemon) == {}
-    # None of this took an audit of the whole host.
-    assert len(daemon.named("audit.finished")) == 2
+    # None of this took an audit of the whole host, but for one that follows a connection that came late.
+    assert len(daemon.named("audit.finished")) <= 2
     with HostStore.open(daemon.state_dir, now=datetime.now(UTC), read_only=True) as store:
         changes = [change for change in store.transitions(datetime(2026, 1, 1, tzinfo=UTC)) if change.subject.id == uuid]
     assert {change.now for change in changes} >= {None}
@@ -235,7 +235,7 @@ def test_store_that_is_replaced_under_the_daemon_is_noticed(lab: LibvirtLab, dae
     lab.define(guest_xml("replaced", pmu="off"))
     daemon.wait_for_event("store.replaced")
     daemon.reload()  # an audit of everything
-    daemon.wait_for_event("audit.finished", stored=True, count=3)
+    daemon.wait_for_event("audit.finished", stored=True, count=2)
     daemon.wait_for("the guest in the new store", lambda: "replaced" in report_of(daemon))
 
 

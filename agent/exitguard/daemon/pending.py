@@ -16,6 +16,8 @@ _PAUSE_FACTOR = 19.0
 _SHORTEST_PAUSE_SECONDS = 1.0
 #: More domains than this are looked at in one audit of the whole host.
 MOST_DOMAINS = 16
+#: A connection for events comes a moment after the start, and a restart of libvirtd defines its domains for a while: one audit is enough.
+_EVERYTHING_SETTLE_SECONDS = 2.0
 #: The shortest pause after such an audit.
 _AUDIT_PAUSE_SECONDS = 30.0
 
@@ -55,6 +57,7 @@ class PendingDomains:
         with self._lock:
             self._add_everything(now)
             if at_once:
+                self._everything_since = now - _EVERYTHING_SETTLE_SECONDS
                 self._everything_not_before = now
 
     def due_in(self, now: float) -> float | None:
@@ -100,4 +103,8 @@ class PendingDomains:
         return None if self._since is None else max(self._since + _SETTLE_SECONDS, self._domains_not_before)
 
     def _everything_at(self) -> float | None:
-        return None if self._everything_since is None else max(self._everything_since + _SETTLE_SECONDS, self._everything_not_before)
+        return (
+            None
+            if self._everything_since is None
+            else max(self._everything_since + _EVERYTHING_SETTLE_SECONDS, self._everything_not_before)
+        )

@@ -36,7 +36,9 @@ _AUDIT, _SAMPLES, _RETENTION, _LISTEN, _EVENTS = "audit", "samples", "retention"
 JOBS = (_AUDIT, _SAMPLES, _RETENTION, _LISTEN, _EVENTS)
 _RETENTION_INTERVAL = Interval(3600, first_after_seconds=120)
 #: How often a connection for events is looked for, where there is none.
-_LISTEN_INTERVAL = Interval(10)
+_LISTEN_INTERVAL = Interval(5)
+#: How long after that the first audit begins: with a connection by then, it is not followed by another.
+_CONNECT_SECONDS = 1.0
 _LOCK_NAME = "daemon.lock"
 _WORDS = {0: "compliant", 1: "a check broke", 2: "not compliant", 3: "unknown"}
 _MIB = 1 << 20
@@ -108,7 +110,8 @@ class Service:
             self._serve_metrics(None, settings.metrics_listen)
             # Events first: what happens during the first audit is not missed.
             self._loop.plan(_LISTEN, self._job(_LISTEN, self._listen), _LISTEN_INTERVAL)
-            self._loop.plan(_AUDIT, self._job(_AUDIT, self._audit), Interval(settings.audit_interval_seconds))
+            first = Interval(settings.audit_interval_seconds, first_after_seconds=_CONNECT_SECONDS)
+            self._loop.plan(_AUDIT, self._job(_AUDIT, self._audit), first)
             samples = Interval(settings.sample_interval_seconds, first_after_seconds=settings.sample_interval_seconds)
             self._loop.plan(_SAMPLES, self._job(_SAMPLES, self._auditor.sample), samples)
             self._loop.plan(_RETENTION, self._job(_RETENTION, self._auditor.prune), _RETENTION_INTERVAL)
@@ -222,6 +225,7 @@ class Service:
     def _tell_connection(self) -> None:
         connected = self._events.connected
         if connected:
+            _log.info("events.connected")
             self._metrics.libvirt_connected()
         else:
             self._metrics.libvirt_lost()
