@@ -103,7 +103,7 @@ def test_timeout_is_a_bounded_number_of_seconds(config: Path, written: str, seco
 @pytest.mark.parametrize(
     ("setting", "least", "most", "default"),
     [
-        ("audit_interval_seconds", 60, 86_400, 600),
+        ("audit_interval_seconds", 60, 43_200, 600),
         ("sample_interval_seconds", 10, 3600, 300),
         ("retention_days", 1, 3650, 400),
         ("sample_retention_days", 1, 3650, 7),
@@ -112,7 +112,7 @@ def test_timeout_is_a_bounded_number_of_seconds(config: Path, written: str, seco
 )
 def test_whole_number_has_a_default_and_bounds(config: Path, setting: str, least: int, most: int, default: int) -> None:
     assert getattr(load().settings, setting) == default
-    beside = "" if setting == "audit_interval_seconds" else "audit_interval_seconds: 86400\n"
+    beside = "" if setting == "audit_interval_seconds" else "audit_interval_seconds: 43200\n"
     for value in (least, most):
         config.write_text(f"{beside}{setting}: {value}\n")
         assert getattr(load(config).settings, setting) == value

@@ -11,6 +11,15 @@ from exitguard.daemon.pending import MOST_DOMAINS, PendingDomains
 NEVER = 1e9
 
 
+def test_domain_wakes_the_loop_though_an_audit_of_everything_waits_for_its_pause() -> None:
+    pending = PendingDomains()
+    pending.pause(60.0, 100.0, everything=True)
+    pending.add_everything(100.0)
+    assert pending.add("a", 100.0)
+    assert not pending.add("a", 100.0)
+    assert (pending.due_in(100.0) or 0) < 1
+
+
 def test_nothing_is_due_while_nothing_happened() -> None:
     assert PendingDomains().due_in(100.0) is None
 

@@ -90,11 +90,16 @@ def write_settings(config: Path, state_dir: Path, settings: Mapping[str, object]
 
 @contextlib.contextmanager
 def running_daemon(
-    folder: Path, settings: Mapping[str, object], *, watchdog_seconds: float | None = None, environment: Mapping[str, str] | None = None
+    home: Path,
+    settings: Mapping[str, object],
+    *,
+    watchdog_seconds: float | None = None,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> Iterator[RunningDaemon]:
-    """A daemon that has been started; at the end it is gone, whatever became of it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config, log, state_dir = folder / "config.yaml", folder / "daemon.log", folder / "state"
+    """A daemon that has been started, in `folder` if given; at the end it is gone, whatever became of it."""
+    home.mkdir(parents=True, exist_ok=True)
+    config, log, state_dir = home / "config.yaml", home / "daemon.log", home / "state"
     write_settings(config, state_dir, settings)
     with (
         tempfile.TemporaryDirectory(prefix="exitguard-notify-", dir="/tmp") as short,
@@ -103,7 +108,7 @@ def running_daemon(
         ear.bind(f"{short}/notify")
         variables = {
             "PATH": os.environ["PATH"],
-            "HOME": str(folder),
+            "HOME": str(home),
             "LANG": "C.UTF-8",
             "NOTIFY_SOCKET": f"{short}/notify",
             "PYTHONWARNINGS": "error",
@@ -111,9 +116,11 @@ def running_daemon(
         }
         if watchdog_seconds is not None:
             variables["WATCHDOG_USEC"] = str(int(watchdog_seconds * 1_000_000))
-        command = [sys.executable, "-m", "exitguard", "--log-format", "json", "daemon", "--config", str(config)]
+        command = [str(Path(sys.executable).with_name("exitguard")), "--log-format", "json", "daemon", "--config", str(config)]
         with log.open("ab") as output:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=output, env=variables)
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=output, env=variables, cwd=folder
+            )
         try:
             yield RunningDaemon(process, config, log, state_dir, ear)
         finally:

@@ -289,3 +289,34 @@ def test_samples_hold_the_counters_of_kvm_guests(lab: LibvirtLab, tmp_path: Path
         running.wait_for("a sample with counters", counted)
         assert running.end() == 0
     destroy(lab, "counted")
+
+
+def test_nothing_of_the_current_directory_is_run(lab: LibvirtLab, tmp_path: Path) -> None:
+    for name in ("apscheduler", "structlog", "yaml"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('hijacked')")
+    with running_daemon(tmp_path / "run", {**RARELY, "connect": lab.uri}, folder=tmp_path) as running:
+        running.wait_for_event("audit.finished")
+        assert running.end() == 0
+
+
+@pytest.mark.parametrize("after_seconds", [0.3, 0.6, 0.9])
+def test_reload_that_is_asked_for_too_early_ends_nothing(lab: LibvirtLab, tmp_path: Path, after_seconds: float) -> None:
+    with running_daemon(tmp_path, {**RARELY, "connect": lab.uri}) as running:
+        time.sleep(after_seconds)
+        running.reload()
+        running.wait_for_event("audit.finished")
+        assert running.end() == 0
+
+
+def test_libvirtd_that_hung_for_a_moment_is_looked_at_again_without_an_event(lab: LibvirtLab, tmp_path: Path) -> None:
+    """Shorter than it takes for the connection for events to count as lost."""
+    lab.clear()
+    lab.define(guest_xml("hung-1", pmu="off"))
+    with running_daemon(tmp_path, {**RARELY, "connect": lab.uri, "call_timeout_seconds": 0.5}) as running:
+        settled(running)
+        with lab.stopped_daemon():
+            running.reload()
+            running.wait_for_event("condition.begun", condition="libvirt")
+        running.wait_for_event("condition.over", condition="libvirt")
+        running.wait_for("the guest again", lambda: set(report_of(running)) == {"hung-1"})
+        assert running.end() == 0

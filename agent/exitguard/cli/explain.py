@@ -109,7 +109,7 @@ def _stored(directory: Path) -> "AuditReport":
 
     now = datetime.now(UTC)
     with HostStore.open(directory, now=now, read_only=True) as store:
-        report, stale = aged(last_report(store, None), now)
+        report, stale = aged(last_report(store, None), store.audited_at(), now)
     if stale:
         note([f"exitguard: stale: the last stored audit is of {report.observed_at:%Y-%m-%d %H:%M} UTC; run `exitguard audit`."])
     return report

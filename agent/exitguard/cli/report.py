@@ -45,7 +45,7 @@ def report(
 
     now = datetime.now(UTC)
     with HostStore.open(directory, now=now, read_only=True) as store:
-        stored, stale = aged(last_report(store, asked_at), asked_at or now)
+        stored, stale = aged(last_report(store, asked_at), store.audited_at(asked_at), asked_at or now)
         if asked_at is None:
             _tell_losses(store, stored.observed_at)
         text = (
@@ -68,12 +68,15 @@ def last_report(store: "HostStore", at: datetime | None) -> "AuditReport":
     return found
 
 
-def aged(stored: "AuditReport", at: datetime) -> tuple["AuditReport", bool]:
-    """The report as it may be told at `at`, and whether it is stale: then it no longer says that the host is compliant."""
+def aged(stored: "AuditReport", audited_at: datetime | None, at: datetime) -> tuple["AuditReport", bool]:
+    """The report as it may be told at `at`, and whether it is stale: then it no longer says that the host is compliant.
+
+    It is as old as the last audit of the whole host: an event that made one domain be looked at says nothing of the others.
+    """
     from exitguard.model.finding import EXIT_COMPLIANT, EXIT_UNKNOWN
 
     # A report from the future has an unknown age: the clock was wrong then, or is now.
-    stale = abs(at - stored.observed_at) > STALE_AFTER
+    stale = abs(at - (audited_at or stored.observed_at)) > STALE_AFTER
     if stale and stored.summary.exit_code == EXIT_COMPLIANT:
         return stored.model_copy(update={"summary": stored.summary.model_copy(update={"exit_code": EXIT_UNKNOWN})}), True
     return stored, stale

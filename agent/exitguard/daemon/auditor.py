@@ -64,6 +64,10 @@ class Auditor:
     #: By domain, the last sample of its run, without counters.
     _runs: dict[str, DomainSample] = field(default_factory=dict)
     _blocked: BlockedCalls = field(default_factory=BlockedCalls)
+    #: Whether calls were blocked when the last audit ended.
+    _was_blocked: bool = False
+    #: When the last audit of the whole host was made.
+    audited_at: datetime | None = None
     #: The bulk call for counters blocks behind any one domain: it must not keep audits from being made.
     _blocked_counters: BlockedCalls = field(default_factory=BlockedCalls)
 
@@ -77,10 +81,11 @@ class Auditor:
             self._tell_storing(notice)
         before, self.facts = self.standing, outcome.observation.facts
         self.standing = standing_of(report, self.facts, self.rulebook)
+        self._was_blocked, self.audited_at = len(self._blocked) > 0, report.observed_at
         self._runs = {sample.uuid: sample for sample in outcome.observation.samples.domains}
         listing = self.facts.host.libvirt.listing
         self.conditions.holds("libvirt", listing.reason)
-        self._tell_metrics(report.observed_at)
+        self._tell_metrics()
         self._tell_changes(report.findings, report.observed_at, first=before is None)
         _log.info(
             "audit.finished",
@@ -95,11 +100,13 @@ class Auditor:
 
         Raises facts.collect.DomainsUnseen where libvirt does not tell of them now.
         """
-        if self.facts is None or self.standing is None:
+        if self.facts is None or self.standing is None or self.facts.host.libvirt.listing.reason is not None:
             return True
         now = datetime.now(UTC)
         observation = observe_again(self.facts, uuids, self._patience(self._blocked), observed_at=now)
         self.conditions.holds("libvirt", None)
+        if observation.facts.host != self.facts.host:  # a switch of KVM's, a live patch, another QEMU: every domain is judged by it
+            return True
         update, standing = judge_update(self.standing, observation.facts, self.rulebook, uuids)
         needs_audit = concerns_others(self.standing, standing)
         store = self._usable_store()
@@ -116,7 +123,7 @@ class Auditor:
         self.facts, self.standing = observation.facts, standing
         self._runs = {uuid: run for uuid, run in self._runs.items() if uuid not in uuids}
         self._runs |= {sample.uuid: sample for sample in observation.samples.domains}
-        self._tell_metrics(now)
+        self._tell_metrics()
         for domain in update.domains:
             with bound(domain=domain.uuid):
                 if domain.report is None:
@@ -139,7 +146,10 @@ class Auditor:
                 self.changed(uuid)
                 continue
             domains.append(run.model_copy(update={"counters": None if counters.value is None else counters.value.get(uuid)}))
-        if self._store is None or not domains:  # the next audit opens the store anew, and notes the gap
+        if not domains:
+            return
+        store = self._usable_store()
+        if store is None:
             return
         samples = Samples(
             observed_at=datetime.now(UTC),
@@ -148,7 +158,7 @@ class Auditor:
             domains=tuple(sorted(domains, key=lambda sample: sample.uuid)),
         )
         try:
-            self._store.record_samples(samples)
+            store.record_samples(samples)
         except StoreError as error:
             self._tell_storing(str(error))
 
@@ -168,10 +178,20 @@ class Auditor:
         if pruned.observations or pruned.samples or pruned.documents:
             _log.info("store.pruned", observations=pruned.observations, samples=pruned.samples, documents=pruned.documents)
 
+    @property
+    def may_know_more(self) -> bool:
+        """Whether libvirt left something unanswered in the last audit, and nothing that was asked then blocks any more."""
+        if self.facts is None:
+            return False
+        unanswered = self._was_blocked or self.facts.host.libvirt.listing.reason is not None
+        return unanswered and len(self._blocked) == 0
+
     def judge_by(self, request: AuditRequest, rulebook: Rulebook, retention: Retention) -> None:
         """Other settings or another policy from now on: the next judgement is an audit of everything."""
         if request.target != self.request.target:
             self.close()  # a store keeps one host's history: whether it is this one's is looked at again
+            # What the old libvirt does not answer says nothing of the new one.
+            self._runs, self._blocked, self._blocked_counters = {}, BlockedCalls(), BlockedCalls()
         self.request, self.rulebook, self.retention = request, rulebook, retention
         self.standing = None
 
@@ -201,10 +221,11 @@ class Auditor:
             self.close()
             self.metrics.observation_dropped()
 
-    def _tell_metrics(self, observed_at: datetime) -> None:
-        if self.standing is None:
+    def _tell_metrics(self) -> None:
+        if self.standing is None or self.audited_at is None:
             return
-        self.metrics.observed(self.standing.summary, self.standing.head.host.kernel, self.standing.findings, observed_at)
+        # The time of the last look at everything: a single domain that is looked at makes the rest no newer.
+        self.metrics.observed(self.standing.summary, self.standing.head.host.kernel, self.standing.findings, self.audited_at)
         self.metrics.blocked_calls(len(self._blocked) + len(self._blocked_counters))
         if self._store is not None:
             self.metrics.store_size(self._store.size_bytes())
@@ -225,7 +246,7 @@ class Auditor:
 
 def _without_time(obstacle: str | None) -> str | None:
     """The same fault reads the same each time: what became of the one observation, and when, is not part of it."""
-    return obstacle.partition(" The observation of ")[0] if obstacle is not None else None
+    return obstacle.removeprefix("Not stored: ").partition(" The observation of ")[0] if obstacle is not None else None
 
 
 __all__ = ["Auditor", "DomainsUnseen", "Retention"]

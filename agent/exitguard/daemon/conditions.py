@@ -12,16 +12,17 @@ class Conditions:
     over: Callable[[str, str], None]
     _reasons: dict[str, str] = field(default_factory=dict)
 
-    def holds(self, name: str, reason: str | None) -> None:
-        """The condition holds for `reason`, or does not hold (None)."""
+    def holds(self, name: str, reason: str | None) -> bool:
+        """The condition holds for `reason`, or does not hold (None). Whether that is news."""
         before = self._reasons.get(name)
         if reason == before:
-            return
+            return False
         if reason is None:
             self.over(name, self._reasons.pop(name))
         else:
             self._reasons[name] = reason
             self.begun(name, reason)
+        return True
 
     @property
     def worst(self) -> str | None:

@@ -46,11 +46,11 @@ class PendingDomains:
         return len(self._uuids)
 
     def add(self, uuid: str, now: float) -> bool:
-        """Note an event about a domain. Whether it is the first that waits, so that somebody has to be woken."""
+        """Note an event about a domain. Whether something is due now that was not before, so that somebody has to be woken."""
         with self._lock:
-            first = self._since is None and self._everything_since is None
+            before = (self._since, self._everything_since)
             self._add(uuid, now)
-            return first
+            return before != (self._since, self._everything_since)
 
     def add_everything(self, now: float, *, at_once: bool = False) -> None:
         """Note that events may have been missed, or that what was seen concerns every domain; `at_once` where a person asks for it."""

@@ -31,6 +31,8 @@ from exitguard.facts.libvirt.events import EventsUnavailable, LifecycleEvents
 from exitguard.policy.load import load_rulebook
 from exitguard.policy.problem import ProblemsError
 from exitguard.policy.schema import Rulebook
+from exitguard.store.errors import StoreError
+from exitguard.store.state_dir import prepare_directory
 
 _AUDIT, _SAMPLES, _RETENTION, _LISTEN, _EVENTS = "audit", "samples", "retention", "listen", "events"
 JOBS = (_AUDIT, _SAMPLES, _RETENTION, _LISTEN, _EVENTS)
@@ -161,32 +163,43 @@ class Service:
 
     def _audit(self) -> None:
         self._pending.take_all()  # an event from now on is about what this audit may have seen already, or not: it waits
-        self._auditor.audit()
+        with self._asking_again_after_failure():
+            self._auditor.audit()
         give_back()
 
     def _judge_pending(self) -> None:
-        began = time.monotonic()
-        taken = self._pending.take(began)
+        began = time.process_time()  # to wait for libvirt costs nobody anything
+        taken = self._pending.take(time.monotonic())
         everything = taken.everything
         try:
-            if everything:
-                self._auditor.audit()
-                give_back()
-            elif self._auditor.judge_again(taken.uuids):
-                self._pending.add_everything(began)
+            with self._asking_again_after_failure():
+                if everything:
+                    self._auditor.audit()
+                    give_back()
+                elif self._auditor.judge_again(taken.uuids):
+                    self._pending.add_everything(time.monotonic())
         except DomainsUnseen as unseen:
             # An audit of everything tries again after a pause, and says how the host stands without libvirt.
             self._conditions.holds("libvirt", str(unseen))
-            self._pending.add_everything(time.monotonic())
         finally:
-            now = time.monotonic()
-            self._pending.pause(now - began, now, everything=everything)
+            self._pending.pause(time.process_time() - began, time.monotonic(), everything=everything)
+
+    @contextmanager
+    def _asking_again_after_failure(self) -> Iterator[None]:
+        """What was taken and could not be judged is not lost: an audit of everything follows, after a pause."""
+        try:
+            yield
+        except Exception:
+            self._pending.add_everything(time.monotonic())
+            raise
 
     def _listen(self) -> None:
         try:
             self._events.connect()
         except EventsUnavailable as unavailable:
             self._conditions.holds("events", str(unavailable))
+        if self._events.connected and self._auditor.may_know_more:
+            self._pending.add_everything(time.monotonic())
 
     def _job_ended(self, outcome: JobOutcome) -> None:
         if outcome.missed:
@@ -196,8 +209,8 @@ class Service:
             self._metrics.job_stopped(outcome.job)
         elif outcome.error is not None:
             self._metrics.job_failed(outcome.job)
-            self._conditions.holds(f"job {outcome.job}", f"{type(outcome.error).__name__}: {outcome.error}")
-            _log.error("job.failed", job=outcome.job, exc_info=outcome.error)
+            if self._conditions.holds(f"job {outcome.job}", f"{type(outcome.error).__name__}: {outcome.error}"):
+                _log.error("job.failed", job=outcome.job, exc_info=outcome.error)
         else:
             self._conditions.holds(f"job {outcome.job}", None)
             self._metrics.job_finished(outcome.job, self._job_seconds.get(outcome.job, 0.0), datetime.now(UTC))
@@ -232,6 +245,8 @@ class Service:
         self._conditions.holds("events", self._events.obstacle)
         if connected:  # what happened before is not known
             self._pending.add_everything(time.monotonic())
+        self._write_metrics()
+        self._notifier.status(self._status())
 
     # --- signals ----------------------------------------------------------------------------------------------------------------
 
@@ -269,6 +284,7 @@ class Service:
         if request.target != self._auditor.request.target:
             self._events.close()
             self._events = self._events_of(request)
+            self._metrics.libvirt_lost()
         self._auditor.judge_by(request, rulebook, _retention(settings))
         self._metrics.policy_in_force(_rules(rulebook))
         configure_log(settings.log_level, dict(self._start.environ), log_format=self._start.log_format)
@@ -292,7 +308,7 @@ class Service:
         summary = standing.summary
         failing = summary.by_verdict.get("fail", 0)
         parts = [_WORDS.get(summary.exit_code, "unknown"), f"{len(standing.chains)} domains", f"{failing} checks fail"]
-        parts.append(f"observed {standing.head.observed_at:%H:%M} UTC")
+        parts.append(f"observed {self._auditor.audited_at or standing.head.observed_at:%H:%M} UTC")
         worst = self._conditions.worst
         return " · ".join([*parts, *([worst] if worst is not None else [])])
 
@@ -377,9 +393,10 @@ def _signals(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None],
 def _locked(state_dir: Path) -> Iterator[None]:
     """The state directory for one daemon alone. Where no lock can be made there, the daemon runs without: its store says why."""
     try:
-        state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        prepare_directory(state_dir)
         descriptor = os.open(state_dir / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
-    except OSError:
+    except (OSError, StoreError) as error:
+        _log.warning("start.unlocked", reason=str(error))
         yield
         return
     try:

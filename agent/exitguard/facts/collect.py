@@ -13,6 +13,7 @@ from exitguard.facts.kernel import read_kernel
 from exitguard.facts.kvm import read_kvm
 from exitguard.facts.libvirt import LibvirtReading, Patience, read_libvirt
 from exitguard.facts.libvirt_files import read_libvirt_files
+from exitguard.facts.livepatch import read_live_patches
 from exitguard.facts.mitigations import read_mitigations
 from exitguard.facts.processes import ProcessTable, read_processes, read_unmanaged
 from exitguard.facts.qemu import QemuReader
@@ -100,7 +101,8 @@ class DomainsUnseen(Exception):  # noqa: N818 - nobody's error: libvirt may answ
 def collect_again(facts: FactsDocument, tree: HostTree, uuids: frozenset[str], *, patience: Patience, observed_at: datetime) -> Observation:
     """`facts` with the domains in `uuids` looked at anew, or left out where they are gone; and the samples of these alone.
 
-    Everything else stands as it was, but for the QEMU programs on disk. Raises DomainsUnseen where libvirt does not tell.
+    Of the host only what judges a domain and may change in a moment is looked at again: KVM's switches, live patches, the QEMU
+    programs on disk. Everything else stands as it was. Raises DomainsUnseen where libvirt does not tell.
     """
     host = facts.host
     reading = read_libvirt(host.target.uri or "", patience, uuids=uuids)
@@ -113,6 +115,9 @@ def collect_again(facts: FactsDocument, tree: HostTree, uuids: frozenset[str], *
     seen_again = {domain.uuid: domain for domain, _ in described}
     others = {domain.uuid: domain for domain in facts.domains if domain.uuid not in uuids}
     domains = tuple(sorted((others | seen_again).values(), key=lambda domain: domain.uuid))
+    if processes is not None:
+        kernel = host.kernel.model_copy(update={"live_patches": read_live_patches(tree)})
+        host = host.model_copy(update={"kernel": kernel, "kvm": read_kvm(tree), "qemu": _read_binaries(reader, domains)})
     return Observation(
         facts=facts.seen_again(host, domains, observed_at), samples=_samples(observed_at, context, (sample for _, sample in described))
     )

@@ -196,6 +196,12 @@ class HostStore:
             heartbeat = rows.observation_at(connection, at)
             return None if heartbeat is None else rows.read_report(connection, heartbeat)
 
+    def audited_at(self, at: datetime | None = None) -> datetime | None:
+        """When the last audit of the whole host was made, at or before `at`; updates of single domains may be newer."""
+        with self._read() as connection:
+            heartbeat = rows.observation_at(connection, at)
+            return None if heartbeat is None else rows.last_full(connection, heartbeat["seq"])[1]
+
     def facts(self, at: datetime | None = None) -> FactsDocument | None:
         """The facts behind `report(at)`, with the same hashes, of the time of the last audit; domains in the order of their uuids."""
         with self._read() as connection:

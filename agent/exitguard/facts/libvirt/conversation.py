@@ -16,6 +16,9 @@ from typing import Any
 from exitguard.facts.libvirt.words import message_of, unlock_of
 from exitguard.model.record import Observed, seen, unseen
 
+#: A daemon that answers none of three probes, five seconds apart, has gone or hangs.
+KEEPALIVE_SECONDS = 5
+KEEPALIVE_PROBES = 3
 _SLICE_SECONDS = 0.5
 #: Answers are taken by the handful: to be woken for each costs both threads more than the answer itself.
 _HANDFUL_SECONDS = 0.0005
@@ -130,6 +133,9 @@ class Conversation:
     def _run(self, talk: "Callable[[Any], None]") -> None:
         try:
             connection = self.libvirt.openReadOnly(self.uri)
+            # Where libvirt's event loop runs, in a daemon, a call to a libvirt that is gone or stopped ends by itself.
+            with suppress(self.libvirt.libvirtError):
+                connection.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_PROBES)
             talk(connection)
         except self.libvirt.libvirtError as error:
             self.answers.put(Failed(message_of(error), unlock_of(self.libvirt, error)))

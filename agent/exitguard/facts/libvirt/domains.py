@@ -11,6 +11,7 @@ While the conversation waits for the daemon, the caller reads what has already c
 """
 
 import queue
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,8 @@ DEFAULT_URI = "qemu:///system"
 _MAX_STUCK = 3
 _MAX_RECONNECTIONS = 2
 _OPENING_FACTOR = 4
+#: Each domain within its time-out, and thousands of them, could keep an audit going for hours.
+_MOST_SECONDS = 900.0
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,11 @@ class _Worker:
 
     def _domains(self, waiting: dict[str, Listed]) -> Iterator[RawDomain]:
         timeout_seconds = self.patience.call_timeout_seconds
+        until = time.monotonic() + _MOST_SECONDS
         stuck = 0
         reconnections = 0
         while True:
+            reason: str | None = None
             try:
                 answer = self._conversation.next_answer(timeout_seconds, self.patience.pulse)
             except queue.Empty:
@@ -126,7 +131,9 @@ class _Worker:
                     case RawDomain():
                         waiting.pop(answer.uuid, None)
                         yield answer
-                        continue
+                        if time.monotonic() < until:
+                            continue
+                        reason = f"not asked: libvirt answers so slowly that {_MOST_SECONDS:g} s were not enough for all domains"
                     case Gone():
                         waiting.pop(answer.uuid, None)
                         continue

@@ -6,16 +6,15 @@ again has to look at everything anew.
 """
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from exitguard.facts.libvirt.conversation import KEEPALIVE_PROBES, KEEPALIVE_SECONDS
 from exitguard.facts.libvirt.words import keep_quiet, message_of
 
-#: A daemon that answers none of three probes, five seconds apart, has gone or hangs: the connection counts as lost.
-_KEEPALIVE_SECONDS = 5
-_KEEPALIVE_PROBES = 3
 _loop_lock = threading.Lock()
 _loop_runs = False
 
@@ -72,16 +71,20 @@ class LifecycleEvents:
     def _connect(self, libvirt: Any) -> None:
         keep_quiet(libvirt)
         self._take_apart(libvirt)
+        connection = None
         try:
             connection = libvirt.openReadOnly(self.uri)
             connection.registerCloseCallback(self._lost, None)
             self._callback = connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._event, None)
         except libvirt.libvirtError as error:
             self.obstacle = message_of(error)
+            if connection is not None:  # it may connect and not listen: its callback would hold it for ever
+                with suppress(libvirt.libvirtError):
+                    connection.unregisterCloseCallback()
             self.on_change()
             return
         with suppress(libvirt.libvirtError):  # an embedded driver has nobody to probe, and nobody that could hang
-            connection.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_PROBES)
+            connection.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_PROBES)
         with self._lock:
             if self._left is connection:  # it broke at once
                 return
@@ -133,4 +136,7 @@ def _ensure_loop(libvirt: Any) -> None:
 
 def _run_loop(libvirt: Any) -> None:
     while True:
-        libvirt.virEventRunDefaultImpl()
+        try:
+            libvirt.virEventRunDefaultImpl()
+        except libvirt.libvirtError:  # without this thread no event would ever come again
+            time.sleep(1.0)
