@@ -48,6 +48,10 @@ missing_for_test() {
     # The Debian package is built and tried on Debian only, in a root of its own.
     if command -v apt-get >/dev/null; then
         command -v debootstrap >/dev/null || echo 'debootstrap|'
+        # A virtual machine with systemd: its disk, and the way into it.
+        command -v mmdebstrap >/dev/null || echo 'mmdebstrap|'
+        command -v mke2fs >/dev/null || echo 'e2fsprogs|'
+        { command -v ssh >/dev/null && command -v ssh-keygen >/dev/null; } || echo 'openssh-client|'
         missing_for_deb
     fi
 }

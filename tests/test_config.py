@@ -103,7 +103,7 @@ def test_timeout_is_a_bounded_number_of_seconds(config: Path, written: str, seco
 @pytest.mark.parametrize(
     ("setting", "least", "most", "default"),
     [
-        ("audit_interval_seconds", 60, 43_200, 600),
+        ("audit_interval_seconds", 15, 43_200, 600),
         ("sample_interval_seconds", 10, 3600, 300),
         ("retention_days", 1, 3650, 400),
         ("sample_retention_days", 1, 3650, 7),

@@ -181,7 +181,7 @@ class Settings(BaseModel):
     ] = Field(default="info", description="the least important message that the daemon logs")
     audit_interval_seconds: Annotated[
         int,
-        Field(ge=60, le=43_200),
+        Field(ge=15, le=43_200),
         Guide(
             unit="seconds",
             why="Shorten it to find changes of the kernel, of QEMU and of files sooner; every audit costs CPU time here and in libvirt. "

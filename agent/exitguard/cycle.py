@@ -23,6 +23,7 @@ from exitguard.policy.load import load_rulebook
 from exitguard.policy.schema import Rulebook
 
 if TYPE_CHECKING:
+    from exitguard.store.errors import StoreError
     from exitguard.store.host import HostStore
 
 
@@ -57,6 +58,8 @@ class AuditOutcome:
     observation: Observation
     report: AuditReport
     notices: tuple[str, ...] = ()
+    #: Why it was not stored, though there was a store to store it in.
+    unstored: "StoreError | None" = None
 
 
 @contextmanager
@@ -90,10 +93,11 @@ def observe(request: AuditRequest) -> Observation:
 def run_audit(request: AuditRequest) -> AuditOutcome:
     """Observe, judge by the policy, and store. Raises policy.load.PolicyError for a policy that nothing may run on."""
     rulebook = load_rulebook(request.policy_files, request.waiver_files)
-    store, notice = open_store(request)
+    store, obstacle = open_store(request)
     with store or nullcontext():
         outcome = audit_into(store, request, rulebook, Patience(request.call_timeout_seconds))
-    return replace(outcome, notices=(*filter(None, [notice]), *outcome.notices))
+    obstacles = [each for each in (obstacle, outcome.unstored) if each is not None]
+    return replace(outcome, notices=(*outcome.notices, *(f"Not stored: {each}" for each in obstacles)))
 
 
 @without_collector()
@@ -109,9 +113,10 @@ def audit_into(store: "HostStore | None", request: AuditRequest, rulebook: Ruleb
         machine_ids = _machine_ids(store, identity, notices)
     observation = _observe(request, rulebook, identity, tree, patience)
     report = judge(observation.facts, rulebook, machine_ids_seen=machine_ids)
+    unstored = None
     if store is not None:
-        report = _record(store, observation, report, notices)
-    return AuditOutcome(observation, report, tuple(notices))
+        report, unstored = _record(store, observation, report)
+    return AuditOutcome(observation, report, tuple(notices), unstored)
 
 
 @without_collector()
@@ -154,7 +159,7 @@ def _provisional_identity(target: Target, tree: HostTree) -> HostIdentity:
     return identity.model_copy(update={"id": provisional_host_id(identity.machine_id.value, hostname)})
 
 
-def open_store(request: AuditRequest) -> "tuple[HostStore | None, str | None]":
+def open_store(request: AuditRequest) -> "tuple[HostStore | None, StoreError | None]":
     """The store of a request, or None and why: an audit that cannot be remembered is still worth telling. The caller closes it."""
     if request.state_dir is None or not request.remember:
         return None, None
@@ -164,13 +169,14 @@ def open_store(request: AuditRequest) -> "tuple[HostStore | None, str | None]":
     try:
         store = HostStore.open(request.state_dir, now=datetime.now(UTC))
     except StoreError as error:
-        return None, f"Not stored: {error}"
+        return None, error
     remembered = _remembered_target(store)
     if remembered is None or remembered == request.target:
         return store, None
     store.close()
     kept, asked = (target.uri or target.sysroot for target in (remembered, request.target))
-    return None, f"Not stored: {request.state_dir} keeps the history of {kept}. Give {asked} a --state-dir of its own."
+    sentence = f"{request.state_dir} keeps the history of {kept}. Give {asked} a --state-dir of its own."
+    return None, StoreError(sentence, reason="the history of another target")
 
 
 def _remembered_target(store: "HostStore") -> Target | None:
@@ -195,11 +201,10 @@ def _machine_ids(store: "HostStore", identity: HostIdentity, notices: list[str])
         return ()
 
 
-def _record(store: "HostStore", observation: Observation, report: AuditReport, notices: list[str]) -> AuditReport:
+def _record(store: "HostStore", observation: Observation, report: AuditReport) -> "tuple[AuditReport, StoreError | None]":
     from exitguard.store.errors import StoreError
 
     try:
-        return store.record(observation, report)
+        return store.record(observation, report), None
     except StoreError as error:
-        notices.append(f"Not stored: {error}")
-        return report
+        return report, error

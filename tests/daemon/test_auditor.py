@@ -19,6 +19,7 @@ from exitguard.facts.tree import HostTree
 from exitguard.model.host import KvmFacts
 from exitguard.model.record import seen
 from exitguard.policy.load import load_rulebook
+from exitguard.store import gap
 from exitguard.store.errors import StoreError
 from exitguard.store.host import HostStore
 
@@ -135,6 +136,36 @@ def test_store_that_fails_is_said_once_and_used_again_when_it_is_back(watched: W
     assert watched.said == [("store", "host.sqlite: no room.")]
     watched.auditor.audit()
     assert watched.said[1:] == [("store", "over")]
+
+
+def test_what_could_not_even_be_noted_becomes_a_gap_when_the_store_is_back(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched.auditor.audit()
+
+    def refuse(*_arguments: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    def fail(*_arguments: object, **_more: object) -> None:
+        raise StoreError("host.sqlite: operation not permitted.", reason="operation not permitted")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(gap, "note_dropped", refuse)
+        failing.setattr(HostStore, "_record", fail)
+        watched.auditor.audit()
+        watched.auditor.audit()
+    watched.auditor.audit()
+    state_dir = watched.auditor.request.state_dir
+    assert state_dir is not None
+    with HostStore.open(state_dir, now=START, read_only=True) as store:
+        [found] = store.gaps(START)
+    assert (found.dropped, found.reason) == (2, "operation not permitted")
+
+
+def test_libvirt_that_is_not_even_asked_again_is_no_news(watched: Watched) -> None:
+    watched.auditor._tell_unanswered("libvirt", "no answer within 20 s: the daemon may hang")
+    watched.auditor._tell_unanswered("libvirt", "not asked: the daemon has not answered an earlier call yet")
+    assert watched.said == [("libvirt", "no answer within 20 s: the daemon may hang")]
+    watched.auditor._tell_unanswered("libvirt", None)
+    assert watched.said[1:] == [("libvirt", "over")]
 
 
 def test_age_is_that_of_the_last_audit_of_everything(watched: Watched) -> None:

@@ -17,7 +17,7 @@ from exitguard.daemon.metrics import Metrics
 from exitguard.facts.clock import boottime_nanoseconds, read_boot_time
 from exitguard.facts.collect import DomainsUnseen
 from exitguard.facts.libvirt.counters import read_counters
-from exitguard.facts.libvirt.patience import BlockedCalls, Patience
+from exitguard.facts.libvirt.patience import NOT_ASKED, BlockedCalls, Patience
 from exitguard.facts.processes import read_start_ticks
 from exitguard.facts.tree import HostTree
 from exitguard.model.documents import FactsDocument
@@ -34,6 +34,8 @@ _log = get_logger()
 
 #: A log of an audit names at most this many changes; all of them are in the store.
 _MOST_CHANGES = 50
+#: Of more lost observations than this it is known that there were many.
+_MOST_LOST = 10_000
 _WORTH_A_LINE = (Verdict.FAIL, Verdict.ERROR)
 
 
@@ -66,6 +68,8 @@ class Auditor:
     _blocked: BlockedCalls = field(default_factory=BlockedCalls)
     #: Whether calls were blocked when the last audit ended.
     _was_blocked: bool = False
+    #: Observations that could neither be stored nor noted: when, and why.
+    _lost: list[tuple[datetime, str]] = field(default_factory=list)
     #: When the last audit of the whole host was made.
     audited_at: datetime | None = None
     #: The bulk call for counters blocks behind any one domain: it must not keep audits from being made.
@@ -76,22 +80,21 @@ class Auditor:
         store = self._usable_store()
         outcome = audit_into(store, self.request, self.rulebook, self._patience(self._blocked))
         report = outcome.report
-        notice = next((notice for notice in outcome.notices if notice.startswith("Not stored")), None)
         if store is not None:
-            self._tell_storing(notice)
+            self._tell_storing(outcome.unstored)
         before, self.facts = self.standing, outcome.observation.facts
         self.standing = standing_of(report, self.facts, self.rulebook)
         self._was_blocked, self.audited_at = len(self._blocked) > 0, report.observed_at
         self._runs = {sample.uuid: sample for sample in outcome.observation.samples.domains}
         listing = self.facts.host.libvirt.listing
-        self.conditions.holds("libvirt", listing.reason)
+        self._tell_unanswered("libvirt", listing.reason)
         self._tell_metrics()
         self._tell_changes(report.findings, report.observed_at, first=before is None)
         _log.info(
             "audit.finished",
             domains=len(report.domains),
             exit_code=report.summary.exit_code,
-            stored=store is not None and notice is None,
+            stored=store is not None and outcome.unstored is None,
             **{verdict: count for verdict, count in report.summary.by_verdict.items() if count},
         )
 
@@ -116,7 +119,7 @@ class Auditor:
             except StoreOutdated:  # another audit came between, or none was stored: one of everything mends both
                 needs_audit = True
             except StoreError as error:
-                self._tell_storing(str(error))
+                self._tell_storing(error)
                 needs_audit = True
             else:
                 self._tell_storing(None)
@@ -139,7 +142,7 @@ class Auditor:
             return
         tree = HostTree()
         counters = read_counters(self.facts.host.target.uri or "", self._patience(self._blocked_counters))
-        self.conditions.holds("counters", counters.reason if self._runs else None)
+        self._tell_unanswered("counters", counters.reason if self._runs else None)
         domains = []
         for uuid, run in self._runs.items():
             if run.incarnation is None or read_start_ticks(tree, run.pid) != run.incarnation.qemu_start_ticks:
@@ -160,7 +163,7 @@ class Auditor:
         try:
             store.record_samples(samples)
         except StoreError as error:
-            self._tell_storing(str(error))
+            self._tell_storing(error)
 
     def prune(self) -> None:
         """Forget what is older or larger than the settings allow."""
@@ -212,14 +215,33 @@ class Auditor:
             self._store, obstacle = open_store(self.request)
             if self._store is None:
                 self._tell_storing(obstacle)
+        if self._store is not None:
+            self._note_what_was_lost(self._store)
         return self._store
 
-    def _tell_storing(self, obstacle: str | None) -> None:
+    def _tell_storing(self, error: StoreError | None) -> None:
         """What was to be stored was (None), or was not; then the store is opened anew: its file may be another one by then."""
-        self.conditions.holds("store", _without_time(obstacle))
-        if obstacle is not None:
+        self.conditions.holds("store", str(error).partition(" The observation of ")[0] if error is not None else None)
+        if error is not None:
             self.close()
             self.metrics.observation_dropped()
+            if not error.noted and len(self._lost) < _MOST_LOST:
+                self._lost.append((datetime.now(UTC), error.reason))
+
+    def _note_what_was_lost(self, store: "HostStore") -> None:
+        """Observations that could not even be noted become a gap as soon as there is something to note them in."""
+        while self._lost:
+            at, reason = self._lost[0]
+            try:
+                store.note_dropped(at, reason)
+            except StoreError:
+                return
+            del self._lost[0]
+
+    def _tell_unanswered(self, name: str, reason: str | None) -> None:
+        """What libvirt does not tell; that it is not even asked again is the same fault, and no news."""
+        if reason is None or not reason.startswith(NOT_ASKED) or not self.conditions.hold(name):
+            self.conditions.holds(name, reason)
 
     def _tell_metrics(self) -> None:
         if self.standing is None or self.audited_at is None:
@@ -242,11 +264,6 @@ class Auditor:
             log("finding", rule=finding.rule, verdict=finding.verdict, subject=subject.name, subject_id=subject.id, reason=finding.reason)
         if len(told) > _MOST_CHANGES:
             _log.info("finding.more", count=len(told) - _MOST_CHANGES)
-
-
-def _without_time(obstacle: str | None) -> str | None:
-    """The same fault reads the same each time: what became of the one observation, and when, is not part of it."""
-    return obstacle.removeprefix("Not stored: ").partition(" The observation of ")[0] if obstacle is not None else None
 
 
 __all__ = ["Auditor", "DomainsUnseen", "Retention"]

@@ -24,6 +24,10 @@ class Conditions:
             self.begun(name, reason)
         return True
 
+    def hold(self, name: str) -> bool:
+        """Whether the condition holds, for whatever reason."""
+        return name in self._reasons
+
     @property
     def worst(self) -> str | None:
         """The reason of one condition that holds, the longest standing; None where nothing is wrong."""

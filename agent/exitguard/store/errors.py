@@ -14,9 +14,11 @@ _PRIMARY = 0xFF
 class StoreError(Exception):
     """The store cannot be used, or an observation could not be stored. `reason` is the short form, for the note of a gap."""
 
-    def __init__(self, sentence: str, *, reason: str) -> None:
+    def __init__(self, sentence: str, *, reason: str, noted: bool = False) -> None:
         super().__init__(sentence)
         self.reason = reason
+        #: Whether the observation that could not be stored stands in the note of a gap: else whoever made it has to remember that.
+        self.noted = noted
 
 
 class StoreFull(StoreError):  # noqa: N818 - the disk is full; nothing is in error

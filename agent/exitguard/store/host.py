@@ -196,6 +196,13 @@ class HostStore:
             heartbeat = rows.observation_at(connection, at)
             return None if heartbeat is None else rows.read_report(connection, heartbeat)
 
+    def note_dropped(self, at: datetime, reason: str) -> None:
+        """Note an observation of `at` that was lost when nothing could be noted; the next record stores the gap. Raises StoreError."""
+        try:
+            gap.note_dropped(self._note, at, reason)
+        except OSError as error:
+            raise explain_os(error, self._note, "a file that this user may write") from error
+
     def audited_at(self, at: datetime | None = None) -> datetime | None:
         """When the last audit of the whole host was made, at or before `at`; updates of single domains may be newer."""
         with self._read() as connection:
@@ -374,10 +381,12 @@ def _with_findings(update: ReportUpdate, findings: tuple[Finding, ...]) -> Repor
 
 def _dropped(error: StoreError, note: Path, at: datetime) -> StoreError:
     """`error`, and what became of the observation of `at`; noted where that is possible."""
+    noted = True
+    outcome = "is shown as a gap by `exitguard report`"
     try:
         gap.note_dropped(note, at, error.reason)
     except OSError as second:
+        noted = False
         outcome = f"could not even be noted in {note} ({(second.strerror or str(second)).lower()})"
-    else:
-        outcome = "is shown as a gap by `exitguard report`"
-    return type(error)(f"{error} The observation of {format_rfc3339(at)} was not stored; that {outcome}.", reason=error.reason)
+    sentence = f"{error} The observation of {format_rfc3339(at)} was not stored; that {outcome}."
+    return type(error)(sentence, reason=error.reason, noted=noted)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 #: More calls than this left in the daemon at one time would be a burden to it, whatever they wait for.
 MAX_BLOCKED = 8
+#: How the reason begins where a question was not even put.
+NOT_ASKED = "not asked"
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,9 @@ class BlockedCalls:
     def why_not_now(self) -> str | None:
         """Why nothing at all should be asked now; None where it may."""
         if any(call.uuid is None and call.thread.is_alive() for call in self._calls):
-            return "not asked: the daemon has not answered an earlier call yet"
+            return f"{NOT_ASKED}: the daemon has not answered an earlier call yet"
         if len(self) >= MAX_BLOCKED:
-            return f"not asked: {MAX_BLOCKED} earlier calls still wait for their domains"
+            return f"{NOT_ASKED}: {MAX_BLOCKED} earlier calls still wait for their domains"
         return None
 
 
