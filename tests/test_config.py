@@ -426,3 +426,12 @@ def test_daemon_gets_its_settings_without_what_only_the_command_line_needs() -> 
     code = f"import sys, exitguard.config; exitguard.config.load_settings(None, dict(HOME='/')); print({heavy} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "set()\n"
+
+
+def test_dev_null_is_no_file_whatever_stands_in_the_usual_place(tmp_path: Path) -> None:
+    bad = tmp_path / "config.yaml"
+    bad.write_text("nope: 1\n")
+    with pytest.raises(ConfigError):
+        load_settings(None, {"HOME": str(tmp_path)}, system_config=bad)
+    loaded = load_settings(Path("/dev/null"), {"HOME": str(tmp_path)}, system_config=bad)
+    assert loaded.settings.audit_interval_seconds == 600

@@ -356,7 +356,7 @@ def _file_that_applies(path: Path | None, environ: Mapping[str, str], system_con
 def _read(file: Path | None, problems: list[Problem]) -> YamlSource:
     """The settings of the file; none where there is no file, or where it is empty or unusable."""
     nothing = YamlSource(str(file or ""), {}, {})
-    if file is None:
+    if file is None or file == Path(os.devnull):  # for who wants none, not even a bad one
         return nothing
     try:
         source = read_source(file)

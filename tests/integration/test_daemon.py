@@ -191,6 +191,17 @@ def test_second_daemon_on_one_state_directory_is_refused(daemon: RunningDaemon) 
     assert daemon.process.poll() is None
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could write into another user's directory")
+def test_root_s_daemon_is_refused_in_the_state_directory_of_another_user(tmp_path: Path) -> None:
+    state_dir = tmp_path / "run" / "state"
+    state_dir.mkdir(parents=True)
+    os.chown(state_dir, 65534, 65534)
+    with running_daemon(tmp_path / "run", {"connect": "test:///default"}) as running:
+        assert running.process.wait(LIMIT_SECONDS) == 1
+        assert "belongs to user nobody, and root does not write there" in running.log.read_text()
+    assert list(state_dir.iterdir()) == []
+
+
 def test_libvirtd_that_is_killed_and_comes_back_is_said_once_and_caught_up_with(lab: LibvirtLab, daemon: RunningDaemon) -> None:
     lab.define(guest_xml("back-1", pmu="off"))
     daemon.wait_for_event("domain.judged", domain=uuid_of("back-1"))

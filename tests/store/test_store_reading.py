@@ -80,7 +80,7 @@ def test_writer_without_write_permission_is_told_who_could(state_dir: Path) -> N
     HostStore.open(state_dir, now=START).close()
     said = as_reader(state_dir, "write")
     assert "permission denied" in said
-    assert "Run as the user of the agent (usually root)" in said
+    assert "Run as the user who owns the directory" in said
 
 
 def test_store_opened_for_reading_records_nothing(tmp_path: Path) -> None:

@@ -47,7 +47,10 @@ def show(
 def check(
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", parser=some_path, help="Default: the file that applies here.")] = None,
 ) -> None:
-    """Say whether the agent would run on this file, this environment, and the policy and waivers that they name; all problems at once."""
+    """Say whether the agent would run on this file, this environment, and the policy and waivers that they name.
+
+    All problems of the settings at once, then those of the policy, then those of the waivers.
+    """
     from exitguard.config import load_settings
 
     loaded = load_settings(file, os.environ)

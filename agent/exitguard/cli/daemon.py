@@ -49,11 +49,13 @@ def _check(config: "ConfigOption") -> None:
     load_rulebook(settings.policy_files, settings.waiver_files)
 
     from exitguard.store.database import open_for_writing
-    from exitguard.store.errors import StoreError
+    from exitguard.store.errors import StoreError, StoreOfAnother
     from exitguard.store.state_dir import DATABASE_NAME, prepare_directory
 
     try:
         prepare_directory(settings.state_dir)
         open_for_writing(settings.state_dir / DATABASE_NAME, now=datetime.now(UTC)).close()
+    except StoreOfAnother as error:
+        raise Refusal(f"exitguard daemon: {error}", code=_EXIT_ERROR) from None
     except StoreError:
         return  # the daemon says so itself, and tries again with every audit

@@ -31,7 +31,7 @@ from exitguard.facts.libvirt.events import EventsUnavailable, LifecycleEvents
 from exitguard.policy.load import load_rulebook
 from exitguard.policy.problem import ProblemsError
 from exitguard.policy.schema import Rulebook
-from exitguard.store.errors import StoreError
+from exitguard.store.errors import StoreError, StoreOfAnother
 from exitguard.store.state_dir import prepare_directory
 
 _AUDIT, _SAMPLES, _RETENTION, _LISTEN, _EVENTS = "audit", "samples", "retention", "listen", "events"
@@ -49,7 +49,7 @@ _log = get_logger()
 
 
 class AlreadyRunning(Exception):  # noqa: N818 - nobody's error
-    """Another daemon keeps the same state directory current."""
+    """Another daemon, or another user's, keeps the same state directory current."""
 
 
 class _Stopped(BaseException):
@@ -376,7 +376,7 @@ def _condition_begun(name: str, reason: str) -> None:
 
 
 def _condition_over(name: str, reason: str) -> None:
-    _log.info("condition.over", condition=name, reason=reason)
+    _log.info("condition.over", condition=name, was=reason)
 
 
 @contextmanager
@@ -395,6 +395,8 @@ def _locked(state_dir: Path) -> Iterator[None]:
     try:
         prepare_directory(state_dir)
         descriptor = os.open(state_dir / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+    except StoreOfAnother as error:
+        raise AlreadyRunning(str(error)) from None
     except (OSError, StoreError) as error:
         _log.warning("start.unlocked", reason=str(error))
         yield

@@ -51,7 +51,7 @@ class Database:
         if self.unchanged is not None and self.unchanged != _identity(self.path):
             raise StoreError(
                 f"{self.path}: changed while it was read without a lock. Expected it to stay the same for a moment: run this again, or as "
-                "the user of the agent (usually root), who can take a lock.",
+                "the user who owns it, who can take a lock.",
                 reason="changed while it was read",
             )
 
@@ -107,7 +107,7 @@ def open_for_reading(path: Path) -> Database:
     if not path.exists():
         raise StoreError(
             f"{path}: there is no such file, or this user may not see it. Expected the database that the first audit creates: run "
-            f"`exitguard audit --state-dir {path.parent}`.",
+            f"`exitguard audit --state-dir {path.parent}` as the user who owns that directory, or wait for the service's first audit.",
             reason="no database",
         )
     try:
@@ -152,7 +152,7 @@ def _checked_for_reading(database: Database) -> Database:
     database.close()
     raise StoreError(
         f"{database.path}: was written by an older exitguard, and cannot be migrated while it is only read. Expected schema "
-        f"{SCHEMA_VERSION}: run `exitguard audit --state-dir {database.path.parent}` once as the user of the agent (usually root).",
+        f"{SCHEMA_VERSION}: run `exitguard audit --state-dir {database.path.parent}` once as the user who owns the directory.",
         reason="older schema",
     )
 
@@ -259,7 +259,7 @@ def _explain_unreadable(error: DBAPIError, path: Path) -> StoreError:
         return StoreError(
             f"{path}: the newest observations are still in {path.name}-wal, which cannot be read without creating {path.name}-shm beside "
             f"it. Expected a directory that this user may write to: copy {path.name}, {path.name}-wal and host-id to one and name it with "
-            "--state-dir, or run as the user of the agent (usually root).",
+            "--state-dir, or run as the user who owns it.",
             reason="the write-ahead log cannot be read here",
         )
     return _explain(error, path)

@@ -21,6 +21,10 @@ class StoreError(Exception):
         self.noted = noted
 
 
+class StoreOfAnother(StoreError):  # noqa: N818 - nobody's error
+    """The directory belongs to another user, whose own process keeps it current."""
+
+
 class StoreFull(StoreError):  # noqa: N818 - the disk is full; nothing is in error
     """There was no room to write: a full disk, a quota or a file size limit."""
 
@@ -64,7 +68,7 @@ def explain_sqlite(error: sqlite3.Error, path: Path) -> StoreError:
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
             return StoreError(
                 f"{path}: {reason}. Expected a file that this user may read and write, in a directory where it may create files. Run as "
-                "the user of the agent (usually root), or name another directory with --state-dir.",
+                "the user who owns the directory (of the package: exitguard), or name another one.",
                 reason=reason,
             )
         case _:
@@ -83,5 +87,5 @@ def _full(path: Path, reason: str) -> StoreFull:
 
 def _remedy_for(error: OSError) -> str:
     if isinstance(error, PermissionError):
-        return "Run as the user of the agent (usually root), or name another directory with --state-dir."
+        return "Run as the user who owns the directory (of the package: exitguard), or name another one."
     return "Correct the path, or name another directory with --state-dir."

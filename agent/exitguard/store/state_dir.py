@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 from uuid import uuid4
 
-from exitguard.store.errors import StoreError, explain_os
+from exitguard.store.errors import StoreError, StoreOfAnother, explain_os
 
 DATABASE_NAME = "host.sqlite"
 HOST_ID_NAME = "host-id"
@@ -41,7 +41,7 @@ def prepare_directory(state_dir: Path) -> None:
         raise explain_os(error, state_dir, _EXPECTED) from error
     if os.geteuid() == 0 and owner != 0:
         user = _name_of(owner)
-        raise StoreError(
+        raise StoreOfAnother(
             f"{state_dir}: belongs to user {user}, and root does not write there. Expected that user's own process to keep it current, as "
             f"the service does: run this as that user (`runuser -u {user} -- exitguard ...`), or give a --state-dir of root's.",
             reason="the directory of another user",
