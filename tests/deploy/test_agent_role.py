@@ -208,7 +208,7 @@ def test_bad_settings_are_refused_with_their_line_and_the_old_ones_stay(deployed
     before = deployed.files()
     play = deployed.play(*options, exitguard_agent_config={"audit_interval_seconds": 1})
     assert play.count("failed") == 1, play.output
-    assert "refused, and the old ones stay: config.yaml:3: audit_interval_seconds: expected at least 60" in play.words
+    assert "refused, and the old ones stay: config.yaml:3: audit_interval_seconds: expected at least 15" in play.words
     assert deployed.files() == before
 
 

@@ -164,12 +164,19 @@ def observe(
     numbers: Collection[int] | None = None,
     pmu: Mapping[int, PmuElement] | None = None,
     hostname: str = "compute-17",
+    blind: bool = False,
 ) -> Observation:
-    """An observation of `domains` domains, or of those that are numbered so, with PMU absent where `pmu` does not say otherwise."""
-    numbers = range(domains) if numbers is None else sorted(numbers)
+    """An observation of `domains` domains, or of those that are numbered so, with PMU absent where `pmu` does not say otherwise.
+
+    A `blind` one is of a host whose libvirt could not be asked: no domain is in it.
+    """
+    numbers = () if blind else range(domains) if numbers is None else sorted(numbers)
+    host = host_facts(hostname)
+    if blind:
+        host = host.model_copy(update={"libvirt": host.libvirt.model_copy(update={"listing": unseen("qemu:///system", "no such socket")})})
     facts = FactsDocument(
         observed_at=at,
-        host=host_facts(hostname),
+        host=host,
         domains=tuple(domain_facts(number, (pmu or {}).get(number, PmuElement.ABSENT)) for number in numbers),
     )
     incarnations = {

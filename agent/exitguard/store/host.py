@@ -29,8 +29,8 @@ from exitguard.store.errors import StoreError, StoreFull, StoreOutdated, explain
 from exitguard.store.retention import Pruning
 from exitguard.store.sections import amend, compare, split, split_update
 from exitguard.store.state_dir import DATABASE_NAME, GAP_NOTE_NAME, mint_host_id, prepare_directory, read_host_id
-from exitguard.store.tables import FULL, UPDATE, spool
-from exitguard.store.verdicts import settle
+from exitguard.store.tables import BLIND, FULL, UPDATE, spool
+from exitguard.store.verdicts import settle, without_domains
 
 _DOMAIN = SubjectKind.DOMAIN
 
@@ -244,9 +244,12 @@ class HostStore:
         _ = facts.host_hash  # the slow part, and remembered: do it before others have to wait
         with self._database.transaction("IMMEDIATE") as connection:
             held = rows.read_held(connection)
-            findings, transitions = settle(report.findings, held, report.observed_at)
+            # Where libvirt could not be asked, domains are neither judged nor gone; once it can be, what held before still does.
+            blind = facts.host.libvirt.listing.reason is not None
+            compared = without_domains(held) if blind else held | rows.read_unseen(connection)
+            findings, transitions = settle(report.findings, compared, report.observed_at)
             settled = report.model_copy(update={"findings": findings})
-            seq = rows.add_observation(connection, facts, kind=FULL, observed_at=report.observed_at)
+            seq = rows.add_observation(connection, facts, kind=BLIND if blind else FULL, observed_at=report.observed_at)
             rows.write_changes(connection, seq, compare(split(settled), held))
             rows.write_transitions(connection, seq, transitions)
             rows.write_samples(connection, observation.samples)

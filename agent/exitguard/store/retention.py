@@ -19,7 +19,7 @@ from sqlalchemy import Column, ColumnElement, Connection, delete, func, literal,
 
 from exitguard.model.time import to_microseconds
 from exitguard.store.database import Database
-from exitguard.store.tables import FULL, facts_document, gap, observation, samples, section, spool, transition
+from exitguard.store.tables import UPDATE, facts_document, gap, observation, samples, section, spool, transition
 
 #: What one transaction deletes at most: well under a second of work, even on a slow disk.
 _BATCH_ROWS = 500
@@ -131,13 +131,13 @@ class Pruning:
 
 def _last_full(connection: Connection, seq: int) -> int:
     """The last full observation up to `seq`, 0 where there is none."""
-    fulls = select(func.coalesce(func.max(observation.c.seq), 0)).where(observation.c.kind == FULL, observation.c.seq <= seq)
+    fulls = select(func.coalesce(func.max(observation.c.seq), 0)).where(observation.c.kind != UPDATE, observation.c.seq <= seq)
     return int(connection.execute(fulls).scalar_one())
 
 
 def _step(connection: Connection, horizon: int) -> int:
     """The full observation to be the horizon after `horizon`: some way from there to the last, where it stays."""
-    later = select(observation.c.seq).where(observation.c.kind == FULL, observation.c.seq > horizon).order_by(observation.c.seq)
+    later = select(observation.c.seq).where(observation.c.kind != UPDATE, observation.c.seq > horizon).order_by(observation.c.seq)
     count = connection.execute(select(func.count()).select_from(later.subquery())).scalar_one()
     found = connection.execute(later.offset(count // _STEPS).limit(1)).scalar_one_or_none()
     return horizon if found is None else int(found)

@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import chain, islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Insert, RowMapping, Update, bindparam, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, Insert, RowMapping, Update, bindparam, func, insert, or_, select, true, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from exitguard.model.canonical import canonical_json
@@ -18,8 +18,8 @@ from exitguard.model.history import Gap, Transition
 from exitguard.model.host import Target
 from exitguard.model.samples import Samples
 from exitguard.model.time import format_rfc3339, from_microseconds, to_microseconds
-from exitguard.store.sections import DOMAIN, HEAD, ORDER, Changes, Held, Key, Part, join
-from exitguard.store.tables import FULL, facts_document, gap, machine, observation, samples, section, spool, transition
+from exitguard.store.sections import DOMAIN, FINDING, HEAD, ORDER, Changes, Held, Key, Part, join
+from exitguard.store.tables import BLIND, UPDATE, facts_document, gap, machine, observation, samples, section, spool, transition
 
 #: Samples repeat the same ids again and again: the fastest level already makes them small.
 _ZLIB_LEVEL = 1
@@ -66,7 +66,7 @@ def last_full(connection: Connection, seq: int) -> tuple[int, datetime]:
     """The last full observation up to `seq`: its sequence number, and when it was."""
     statement = (
         select(observation.c.seq, observation.c.observed_at)
-        .where(observation.c.seq <= seq, observation.c.kind == FULL)
+        .where(observation.c.seq <= seq, observation.c.kind != UPDATE)
         .order_by(observation.c.seq.desc())
         .limit(1)
     )
@@ -166,7 +166,21 @@ def read_held_about(connection: Connection, uuids: Iterable[str]) -> tuple[dict[
     return held, order
 
 
+def read_unseen(connection: Connection) -> dict[Key, Held]:
+    """What was found of domains before libvirt could not be asked any more, where that is so since the last observation or longer."""
+    sighted = select(func.coalesce(func.max(observation.c.seq), 0)).where(observation.c.kind != BLIND).scalar_subquery()
+    first_blind = connection.execute(select(func.min(observation.c.seq)).where(observation.c.seq > sighted)).scalar_one()
+    if first_blind is None:
+        return {}
+    about_domains = (section.c.kind == FINDING) & (section.c.subject_kind == SubjectKind.DOMAIN)
+    return _parts(connection, (section.c.until_seq == first_blind) & about_domains)
+
+
 def _held(connection: Connection, which: ColumnElement[bool]) -> dict[Key, Held]:
+    return _parts(connection, section.c.until_seq.is_(None) & which)
+
+
+def _parts(connection: Connection, which: ColumnElement[bool]) -> dict[Key, Held]:
     columns = section.c
     statement = select(
         columns.kind,
@@ -180,7 +194,7 @@ def _held(connection: Connection, which: ColumnElement[bool]) -> dict[Key, Held]
         columns.subject_name,
         columns.verdict,
         columns.verdict_since,
-    ).where(columns.until_seq.is_(None), which)
+    ).where(which)
     return {
         Key(kind, rule, subject_kind, subject_id, ordinal): Held(
             row=row,

@@ -9,6 +9,8 @@ HEAD_REVISION = "0002"
 #: Kinds of observation: an audit looks at everything, an update at some domains after a lifecycle event.
 FULL = "full"
 UPDATE = "update"
+#: An audit of the whole host in which libvirt told nothing: it says nothing of any domain.
+BLIND = "blind"
 
 metadata = MetaData()
 

@@ -10,6 +10,11 @@ from exitguard.store.sections import FINDING, Held, Key, finding_keys
 _GONE = "no longer judged: the subject is gone, or the rule is"
 
 
+def without_domains(held: Mapping[Key, Held]) -> dict[Key, Held]:
+    """`held` without the findings about domains."""
+    return {key: part for key, part in held.items() if not (key.kind == FINDING and key.subject_kind == SubjectKind.DOMAIN)}
+
+
 def settle(findings: Iterable[Finding], held: Mapping[Key, Held], at: datetime) -> tuple[tuple[Finding, ...], tuple[Transition, ...]]:
     """`findings` of `at` with `since` of each filled, and what changed against `held`, what the store holds now of these subjects.
 
