@@ -15,7 +15,6 @@ from exitguard.daemon.conditions import Conditions
 from exitguard.daemon.log import bound, get_logger
 from exitguard.daemon.metrics import Metrics
 from exitguard.facts.clock import boottime_nanoseconds, read_boot_time
-from exitguard.facts.collect import DomainsUnseen
 from exitguard.facts.libvirt.counters import read_counters
 from exitguard.facts.libvirt.patience import NOT_ASKED, BlockedCalls, Patience
 from exitguard.facts.processes import read_start_ticks
@@ -264,6 +263,3 @@ class Auditor:
             log("finding", rule=finding.rule, verdict=finding.verdict, subject=subject.name, subject_id=subject.id, reason=finding.reason)
         if len(told) > _MOST_CHANGES:
             _log.info("finding.more", count=len(told) - _MOST_CHANGES)
-
-
-__all__ = ["Auditor", "DomainsUnseen", "Retention"]

@@ -17,9 +17,9 @@ from types import FrameType
 from uuid import uuid4
 
 from exitguard import __version__
-from exitguard.config import ConfigError, LoadedSettings, Settings, changes_needing_restart, load_settings
+from exitguard.config import LoadedSettings, Settings, changes_needing_restart, load_settings
 from exitguard.cycle import AuditRequest
-from exitguard.daemon.auditor import Auditor, DomainsUnseen, Retention
+from exitguard.daemon.auditor import Auditor, Retention
 from exitguard.daemon.conditions import Conditions
 from exitguard.daemon.log import LogFormat, bound, configure_log, get_logger
 from exitguard.daemon.loop import Interval, JobLoop, JobOutcome, Wake
@@ -27,6 +27,7 @@ from exitguard.daemon.memory import give_back
 from exitguard.daemon.metrics import Metrics, MetricsError, MetricsServer
 from exitguard.daemon.notify import Notifier
 from exitguard.daemon.pending import PendingDomains
+from exitguard.facts.collect import DomainsUnseen
 from exitguard.facts.libvirt.events import EventsUnavailable, LifecycleEvents
 from exitguard.policy.load import load_rulebook
 from exitguard.policy.problem import ProblemsError
@@ -412,6 +413,3 @@ def _locked(state_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-__all__ = ["AlreadyRunning", "ConfigError", "Start", "load", "run"]
