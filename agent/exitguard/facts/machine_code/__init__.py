@@ -1,0 +1,1 @@
+"""The guard, read from the machine code of a kernel image."""

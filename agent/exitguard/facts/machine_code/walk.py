@@ -1,0 +1,564 @@
+"""A walk over every way through a function: which instructions can be reached, and what is known when they are.
+
+Abstract interpretation over the control-flow graph (Cousot and Cousot 1977): where two ways meet, what differs becomes UNKNOWN. What
+memory holds may be assumed; then the conditions that follow from it choose the ways. Everything is bounded: a function that takes too
+many steps is an Obstacle.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from exitguard.facts.machine_code.image import Image
+from exitguard.facts.machine_code.instructions import Decoded, Immediate, Memory, Operand, Register, decode
+from exitguard.facts.machine_code.obstacle import Obstacle
+from exitguard.facts.machine_code.values import (
+    UNKNOWN,
+    WORD_BYTES,
+    ZERO,
+    Argument,
+    Both,
+    Comparison,
+    Condition,
+    Constant,
+    Load,
+    Result,
+    Sum,
+    Truth,
+    Value,
+    add,
+    both,
+    known,
+    narrow,
+    written,
+)
+
+_MOST_INSTRUCTIONS = 4_000
+_MOST_STEPS = 60_000
+#: A write of as many bytes clears the rest of the register; a shorter one leaves it.
+_CLEARS_THE_REST = 4
+_STACK = Argument("rsp")
+#: What a call may change (System V AMD64 ABI, 3.2.1), which the kernel's C code follows.
+_CLOBBERED = ("rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11")
+_ARGUMENTS = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")
+#: Called at a function's entry, and known to change no register: ftrace's hook.
+_ENTRY_HOOKS = frozenset({"__fentry__", "mcount", "__fentry__.cold", "ftrace_caller", "ftrace_regs_caller"})
+NEVER_RETURN = frozenset({"__stack_chk_fail", "panic", "__fortify_panic", "fortify_panic", "__ubsan_handle_builtin_unreachable"})
+
+#: The predicates of conditional instructions, as a comparison of the two sides of `cmp`.
+_AFTER_COMPARE: Mapping[str, Comparison] = {
+    "e": "==", "ne": "!=", "b": "<u", "ae": ">=u", "be": "<=u", "a": ">u", "l": "<", "ge": ">=", "le": "<=", "g": ">",
+}  # fmt: skip
+#: The same after an instruction that clears the carry flag and sets the others by its result, compared with zero.
+_AFTER_RESULT: Mapping[str, Comparison] = {
+    "e": "==", "ne": "!=", "be": "==", "a": "!=", "s": "<", "ns": ">=", "l": "<", "ge": ">=", "le": "<=", "g": ">",
+}  # fmt: skip
+
+
+#: Instructions of no interest that leave the flags alone; of any other it is not known.
+_KEEP_FLAGS = frozenset(
+    {"not", "bswap", "cdqe", "cwde", "cdq", "cqo", "cbw", "xchg", "movups", "movaps", "movdqu", "movdqa", "movq", "movd"}
+)
+#: Instructions whose first operand is read, and not written.
+_ONLY_READ = frozenset({"bt", "mul", "imul", "div", "idiv", "prefetcht1", "prefetcht2", "prefetchnta", "clflush"})
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What set the flags: a comparison of two values, or a result."""
+
+    left: Value
+    right: Value
+    size: int
+    #: "compare": as cmp leaves them; "logic": by the result, carry and overflow clear; "result": only zero and sign are known.
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is known before an instruction."""
+
+    registers: Mapping[str, Value]
+    #: By offset from the stack pointer at the function's entry: size and value.
+    stack: Mapping[int, tuple[int, Value]] = field(default_factory=dict)
+    flags: Flags | None = None
+    #: Whether the address of something on the stack is known to others, who may then change it.
+    escaped: bool = False
+
+    def register(self, name: str) -> Value:
+        return self.registers.get(name, UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One way out of an instruction; None: the walk ends there (a return, or a jump out of what is walked)."""
+
+    to: int | None
+    condition: Condition | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call, or a jump out of the function that stands for one."""
+
+    site: int
+    #: None for an indirect one.
+    target: int | None
+    name: str | None
+    state: State
+    is_jump: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    site: int
+    address: Value
+    size: int
+    value: Value
+
+
+@dataclass
+class Walk:
+    """What was seen: by address, the instruction, the last state before it, and the ways out of it."""
+
+    entry: int
+    instructions: dict[int, Decoded] = field(default_factory=dict)
+    states: dict[int, State] = field(default_factory=dict)
+    edges: dict[int, tuple[Edge, ...]] = field(default_factory=dict)
+    calls: dict[int, Call] = field(default_factory=dict)
+    stores: dict[int, Store] = field(default_factory=dict)
+    #: Where two values were combined by `and`, and which: by address of the instruction.
+    masked: dict[int, Both] = field(default_factory=dict)
+    #: Where instructions may be replaced while the kernel runs.
+    patched: dict[int, str] = field(default_factory=dict)
+
+    def reaching(self, targets: frozenset[int]) -> frozenset[int]:
+        """Every address from which one of the targets can be reached, themselves included."""
+        before: dict[int, list[int]] = {}
+        for address, edges in self.edges.items():
+            for edge in edges:
+                if edge.to is not None:
+                    before.setdefault(edge.to, []).append(address)
+        found = set(targets)
+        pending = list(targets)
+        while pending:
+            for address in before.get(pending.pop(), ()):
+                if address not in found:
+                    found.add(address)
+                    pending.append(address)
+        return frozenset(found)
+
+    @property
+    def loops(self) -> bool:
+        """Whether some way leads back to where it was."""
+        done: set[int] = set()
+        on_the_way: set[int] = set()
+        stack = [(self.entry, iter(self._next(self.entry)))]
+        on_the_way.add(self.entry)
+        while stack:
+            address, following = stack[-1]
+            after = next(following, None)
+            if after is None:
+                stack.pop()
+                on_the_way.discard(address)
+                done.add(address)
+            elif after in on_the_way:
+                return True
+            elif after not in done:
+                on_the_way.add(after)
+                stack.append((after, iter(self._next(after))))
+        return False
+
+    def _next(self, address: int) -> list[int]:
+        return [edge.to for edge in self.edges.get(address, ()) if edge.to is not None]
+
+
+def entry_state(*arguments: Value) -> State:
+    """The state at a function's entry: its arguments, and whatever a caller left in the other registers."""
+    names = ("rax", "rbx", "rbp", "r10", "r11", "r12", "r13", "r14", "r15")
+    registers: dict[str, Value] = {name: Argument(name) for name in names}
+    registers |= {name: arguments[index] if index < len(arguments) else UNKNOWN for index, name in enumerate(_ARGUMENTS)}
+    return State(registers | {"rsp": _STACK})
+
+
+def callee_state(call: Call) -> State:
+    """The state at the entry of what a call leads to."""
+    return entry_state(*(call.state.register(name) for name in _ARGUMENTS))
+
+
+def walk(image: Image, entry: int, state: State, *, assumed: Mapping[Load, int], stays: Callable[[int], bool]) -> Walk:
+    """Every way through the code at `entry`. `stays(address)` says whether a jump to there is followed, or ends the walk as a call."""
+    return _Walker(image, entry, assumed, stays).run(state)
+
+
+class _Walker:
+    def __init__(self, image: Image, entry: int, assumed: Mapping[Load, int], stays: Callable[[int], bool]) -> None:
+        self._image = image
+        self._assumed = assumed
+        self._stays = stays
+        self._walk = Walk(entry)
+
+    def run(self, state: State) -> Walk:
+        pending = [self._walk.entry]
+        self._walk.states[self._walk.entry] = state
+        for _ in range(_MOST_STEPS):
+            if not pending:
+                return self._walk
+            address = pending.pop()
+            for edge, after in self._step(address):
+                if edge.to is None:
+                    continue
+                before = self._walk.states.get(edge.to)
+                joined = after if before is None else _join(before, after)
+                if before is None or joined != before:
+                    self._walk.states[edge.to] = joined
+                    pending.append(edge.to)
+        raise Obstacle(f"the function at {self._walk.entry:#x} has too many ways through it to follow them all")
+
+    def _decode(self, address: int) -> Decoded:
+        found = self._walk.instructions.get(address)
+        if found is None:
+            if len(self._walk.instructions) == _MOST_INSTRUCTIONS:
+                raise Obstacle(f"the function at {self._walk.entry:#x} has more than {_MOST_INSTRUCTIONS} instructions")
+            found = decode(self._bytes(address), address)
+            self._walk.instructions[address] = found
+            for at in range(address, found.after):
+                if at in self._image.patch_sites:
+                    self._walk.patched[address] = self._image.patch_sites[at]
+        return found
+
+    def _bytes(self, address: int) -> bytes:
+        for size in range(15, 0, -1):
+            try:
+                return self._image.memory.read(address, size)
+            except Obstacle:
+                if size == 1:
+                    raise
+        raise AssertionError  # the loop returns or raises
+
+    def _step(self, address: int) -> list[tuple[Edge, State]]:
+        instruction = self._decode(address)
+        state = self._walk.states[address]
+        # What an earlier, narrower state showed may not hold any more.
+        for seen in (self._walk.calls, self._walk.stores, self._walk.masked):
+            seen.pop(address, None)
+        ways = self._ways(instruction, state)
+        label = self._image.jump_labels.get(address)
+        if label is not None:
+            # As the kernel runs, this is a jump or it is none: both ways are open, and what decides is no value that the code reads.
+            untold = Condition(Argument("a static key"), "!=", ZERO, 1)
+            ways = [(Edge(instruction.after, untold.opposite), state), (self._jump(instruction, label, state, untold), state)]
+        self._walk.edges[address] = tuple(edge for edge, _ in ways)
+        return ways
+
+    def _ways(self, instruction: Decoded, state: State) -> list[tuple[Edge, State]]:
+        mnemonic = instruction.mnemonic.rpartition(" ")[2]  # `notrack jmp`, `bnd ret`, `lock or`
+        if mnemonic == "jmp":
+            target = _target(instruction)
+            return [(self._jump(instruction, target, state, None), state)]
+        if mnemonic == "call":
+            return self._call(instruction, state)
+        if mnemonic in ("ret", "retf", "iretq", "sysretq"):
+            return [(Edge(None), state)]
+        if mnemonic == "int3":
+            raise Obstacle(f"a breakpoint at {instruction.address:#x}: the code is being traced or debugged (a kprobe?)")
+        if mnemonic in ("ud2", "ud1", "ud0", "hlt"):
+            return self._after_trap(instruction, state)
+        if mnemonic.startswith("j"):
+            return self._branch(instruction, mnemonic[1:], state)
+        if mnemonic.startswith("loop") or mnemonic == "xbegin":
+            raise Obstacle(f"`{instruction.text}` at {instruction.address:#x}, which the kernel's C code does not use")
+        return [(Edge(instruction.after), self._compute(instruction, mnemonic, state))]
+
+    def _after_trap(self, instruction: Decoded, state: State) -> list[tuple[Edge, State]]:
+        """`ud2` ends a way, or is WARN_ON's trap, which returns behind it: taken for both."""
+        if instruction.mnemonic == "ud2" and self._in_function(instruction.after):
+            return [(Edge(instruction.after), state)]
+        return [(Edge(None), state)]
+
+    def _in_function(self, address: int) -> bool:
+        here, there = self._image.function_at(address - 1), self._image.function_at(address)
+        return here is not None and here == there
+
+    def _jump(self, instruction: Decoded, target: int | None, state: State, condition: Condition | None) -> Edge:
+        if target is None:  # through a register: a tail call to what a pointer names, or a switch
+            self._walk.calls[instruction.address] = Call(instruction.address, None, self._pointed(instruction, state), state, is_jump=True)
+            return Edge(None, condition)
+        name = self._image.name_at(target)
+        if name is not None and _is_return(name):
+            return Edge(None, condition)
+        if name is not None and _is_indirect(name):
+            self._walk.calls[instruction.address] = Call(instruction.address, None, None, state, is_jump=True)
+            return Edge(None, condition)
+        if self._stays(target):
+            return Edge(target, condition)
+        self._walk.calls[instruction.address] = Call(instruction.address, target, name, state, is_jump=True)
+        return Edge(None, condition)
+
+    def _call(self, instruction: Decoded, state: State) -> list[tuple[Edge, State]]:
+        target = _target(instruction)
+        name = self._image.name_at(target) if target is not None else self._pointed(instruction, state)
+        if name in _ENTRY_HOOKS or (self._image.live and self._is_entry_hook(instruction)):
+            return [(Edge(instruction.after), state)]
+        if name is not None and target is not None and _is_indirect(name):
+            target, name = None, None
+        self._walk.calls[instruction.address] = Call(instruction.address, target, name, state)
+        if name in NEVER_RETURN:
+            return [(Edge(None), state)]
+        registers = {each: value for each, value in state.registers.items() if each not in _CLOBBERED}
+        registers["rax"] = Result(name, instruction.address)
+        escaped = state.escaped or any(_on_stack(state.register(each)) for each in _ARGUMENTS)
+        return [
+            (
+                Edge(instruction.after),
+                replace(state, registers=registers, stack={} if escaped else state.stack, flags=None, escaped=escaped),
+            )
+        ]
+
+    def _is_entry_hook(self, instruction: Decoded) -> bool:
+        """Where a running kernel traces a function, the call at its entry leads to a trampoline of ftrace, which keeps every register."""
+        first = self._walk.entry
+        before = self._walk.instructions.get(first)
+        return instruction.address == first or (before is not None and before.mnemonic == "endbr64" and instruction.address == before.after)
+
+    def _pointed(self, instruction: Decoded, state: State) -> str | None:
+        """The name of the memory that holds the address of an indirect call: `kvm_x86_ops+0x158` has none of its own."""
+        operand = instruction.operands[0] if instruction.operands else None
+        value = self._read(operand, state) if operand is not None else UNKNOWN
+        match value:
+            case Load(Constant(address), _):
+                return self._image.name_at(address)
+            case _:
+                return None
+
+    def _branch(self, instruction: Decoded, predicate: str, state: State) -> list[tuple[Edge, State]]:
+        target = _target(instruction)
+        if target is None:
+            raise Obstacle(f"`{instruction.text}` at {instruction.address:#x} has no target")
+        condition = _condition(predicate, state.flags)
+        if condition is None:
+            condition = Condition(UNKNOWN, "!=", ZERO, 8)
+        settled = condition.settled
+        ways: list[tuple[Edge, State]] = []
+        if settled is not False:
+            ways.append((self._jump(instruction, target, state, condition), state))
+        if settled is not True:
+            ways.append((Edge(instruction.after, condition.opposite), state))
+        return ways
+
+    def _compute(self, instruction: Decoded, mnemonic: str, state: State) -> State:  # noqa: C901, PLR0912 - one case an instruction
+        operands = instruction.operands
+        match mnemonic, operands:
+            case ("mov" | "movabs" | "movzx", (target, source)):
+                return self._write(instruction, target, self._read(source, state), state)
+            case ("movsx" | "movsxd", (target, source)):
+                value = self._read(source, state)
+                return self._write(instruction, target, value if isinstance(value, Truth) else UNKNOWN, state)
+            case ("lea", (target, Memory() as source)):
+                return self._write(instruction, target, self._address(source, state), state)
+            case ("push", (source,)):
+                value = self._read(source, state)
+                lower = add(state.register("rsp"), -8)
+                moved = replace(state, registers={**state.registers, "rsp": lower})
+                return self._put(instruction, lower, 8, value, moved)
+            case ("pop", (target,)):
+                top = state.register("rsp")
+                value = self._load(top, 8, state)
+                moved = replace(state, registers={**state.registers, "rsp": add(top, 8)})
+                return self._write(instruction, target, value, moved)
+            case ("leave", ()):
+                frame = state.register("rbp")
+                saved = self._load(frame, 8, state)
+                return replace(state, registers={**state.registers, "rsp": add(frame, 8), "rbp": saved})
+            case ("cmp", (left, right)):
+                flags = Flags(self._read(left, state), self._read(right, state), _size(left), "compare")
+                return replace(state, flags=flags)
+            case ("test", (left, right)):
+                value = both("and", self._read(left, state), self._read(right, state))
+                self._note_mask(instruction, value)
+                return replace(state, flags=Flags(narrow(value, _size(left)), ZERO, _size(left), "logic"))
+            case ("and" | "or" | "xor" | "sub" | "add", (target, source)):
+                return self._combine(instruction, mnemonic, target, source, state)
+            case ("inc" | "dec", (target,)):
+                value = narrow(add(self._read(target, state), 1 if mnemonic == "inc" else -1), _size(target))
+                after = self._write(instruction, target, value, state)
+                return replace(after, flags=Flags(value, ZERO, _size(target), "result"))
+            case ("nop" | "endbr64" | "lfence" | "pause" | "prefetcht0" | "prefetchw", _):
+                return state
+            case _ if mnemonic.startswith("set") and len(operands) == 1:
+                return self._write(instruction, operands[0], _truth(_condition(mnemonic[3:], state.flags)), state)
+            case _ if mnemonic.startswith("cmov"):
+                return self._choose(instruction, mnemonic[4:], state)
+            case _:
+                return self._anything(instruction, mnemonic, state)
+
+    def _combine(self, instruction: Decoded, mnemonic: str, target: Operand, source: Operand, state: State) -> State:
+        size = _size(target)
+        left, right = self._read(target, state), self._read(source, state)
+        if mnemonic in ("xor", "sub") and target == source:
+            value: Value = ZERO  # whatever it was
+        else:
+            combined = both(mnemonic, left, right)  # type: ignore[arg-type] # one of five, as matched above
+            value = combined if isinstance(combined, Sum) and size == WORD_BYTES else narrow(combined, size)
+        if mnemonic == "and":
+            self._note_mask(instruction, value)
+        after = self._write(instruction, target, value, state)
+        match mnemonic:
+            case "sub":
+                flags = Flags(left, right, size, "compare")
+            case "add":
+                flags = Flags(value, ZERO, size, "result")
+            case _:
+                flags = Flags(value, ZERO, size, "logic")
+        return replace(after, flags=flags)
+
+    def _note_mask(self, instruction: Decoded, value: Value) -> None:
+        if isinstance(value, Both) and value.operation == "and":
+            self._walk.masked[instruction.address] = value
+
+    def _choose(self, instruction: Decoded, predicate: str, state: State) -> State:
+        target, source = instruction.operands
+        condition = _condition(predicate, state.flags)
+        settled = condition.settled if condition is not None else None
+        kept, moved = self._read(target, state), self._read(source, state)
+        value = moved if settled is True else kept if settled is False or kept == moved else UNKNOWN
+        return self._write(instruction, target, value, state)  # a 32-bit cmov clears the upper half even where it moves nothing
+
+    def _anything(self, instruction: Decoded, mnemonic: str, state: State) -> State:
+        """An instruction of no interest: what it writes is unknown from here."""
+        named = {operand.name for operand in instruction.operands if isinstance(operand, Register)}
+        registers = {name: value for name, value in state.registers.items() if name not in instruction.writes | named}
+        after = replace(state, registers=registers, flags=state.flags if mnemonic in _KEEP_FLAGS else None)
+        first = instruction.operands[0] if instruction.operands else None
+        if not instruction.writes_memory and not (isinstance(first, Memory) and mnemonic not in _ONLY_READ):
+            return after
+        target = next((operand for operand in instruction.operands if isinstance(operand, Memory)), None)
+        address = self._address(target, state) if target is not None and not target.segment else UNKNOWN
+        return self._put(instruction, address, _size(target) if target is not None else 8, UNKNOWN, after)
+
+    def _read(self, operand: Operand, state: State) -> Value:
+        match operand:
+            case Immediate(value, _):
+                return Constant(value % (1 << 64))
+            case Register(_, _, True):
+                return UNKNOWN
+            case Register(name, size, _):
+                return narrow(state.register(name), size)
+            case Memory():
+                if operand.segment:
+                    return UNKNOWN
+                return self._load(self._address(operand, state), operand.size, state)
+
+    def _address(self, memory: Memory, state: State) -> Value:
+        if memory.segment:
+            return UNKNOWN
+        if memory.absolute is not None:
+            return Constant(memory.absolute)
+        base = state.register(memory.base.name) if memory.base is not None else ZERO
+        if memory.base is not None and memory.base.size < WORD_BYTES:
+            return UNKNOWN
+        if memory.index is not None:
+            index = state.register(memory.index.name)
+            if not isinstance(index, Constant):
+                return UNKNOWN
+            base = add(base, index.value * memory.scale)
+        return add(base, memory.displacement)
+
+    def _load(self, address: Value, size: int, state: State) -> Value:
+        offset = _stack_offset(address)
+        if offset is not None:
+            held = state.stack.get(offset)
+            return narrow(held[1], size) if held is not None and held[0] >= size else UNKNOWN
+        if not known(address) or size not in (1, 2, 4, 8):
+            return UNKNOWN
+        load = Load(address, size)
+        assumed = self._assumed.get(load)
+        return load if assumed is None else Constant(assumed)
+
+    def _write(self, instruction: Decoded, target: Operand, value: Value, state: State) -> State:
+        if isinstance(target, Memory):
+            address = self._address(target, state)
+            return self._put(instruction, address, target.size, narrow(value, target.size), state)
+        if not isinstance(target, Register):
+            raise Obstacle(f"`{instruction.text}` at {instruction.address:#x} writes to a constant")
+        if target.high:
+            value = UNKNOWN
+        elif target.size >= _CLEARS_THE_REST:
+            value = narrow(value, target.size)
+        else:
+            value = written(state.register(target.name), value, target.size)
+        escaped = state.escaped
+        return replace(state, registers={**state.registers, target.name: value}, escaped=escaped)
+
+    def _put(self, instruction: Decoded, address: Value, size: int, value: Value, state: State) -> State:
+        offset = _stack_offset(address)
+        if offset is None:
+            self._walk.stores[instruction.address] = Store(instruction.address, address, size, value)
+            escaped = state.escaped or _on_stack(value)
+            # Somewhere in memory: on the stack only where its address has been given away.
+            return replace(state, escaped=escaped, stack={} if escaped or not known(address) else state.stack)
+        kept = {at: held for at, held in state.stack.items() if at + held[0] <= offset or at >= offset + size}
+        return replace(state, stack={**kept, offset: (size, value)})
+
+
+def _join(left: State, right: State) -> State:
+    registers = {name: value for name, value in left.registers.items() if right.registers.get(name) == value}
+    stack = {at: held for at, held in left.stack.items() if right.stack.get(at) == held}
+    flags = left.flags if left.flags == right.flags else None
+    return State(registers, stack, flags, left.escaped or right.escaped)
+
+
+def _condition(predicate: str, flags: Flags | None) -> Condition | None:
+    """The condition that a conditional instruction tests, where what set the flags is known."""
+    if flags is None:
+        return None
+    if flags.kind == "compare":
+        comparison = _AFTER_COMPARE.get(predicate)
+        if comparison is None:
+            return None
+        return Condition(narrow(flags.left, flags.size), comparison, narrow(flags.right, flags.size), flags.size)
+    comparison = _AFTER_RESULT.get(predicate) if flags.kind == "logic" or predicate in ("e", "ne") else None
+    if comparison is None:
+        return None
+    if isinstance(flags.left, Truth) and comparison in ("==", "!="):
+        return flags.left.condition if comparison == "!=" else flags.left.condition.opposite
+    return Condition(flags.left, comparison, ZERO, flags.size)
+
+
+def _truth(condition: Condition | None) -> Value:
+    if condition is None:
+        return UNKNOWN
+    settled = condition.settled
+    return Truth(condition) if settled is None else Constant(int(settled))
+
+
+def _target(instruction: Decoded) -> int | None:
+    operand = instruction.operands[0] if instruction.operands else None
+    return operand.value % (1 << 64) if isinstance(operand, Immediate) else None
+
+
+def _size(operand: Operand) -> int:
+    return operand.size
+
+
+def _stack_offset(address: Value) -> int | None:
+    match address:
+        case Argument("rsp"):
+            return 0
+        case Sum(Argument("rsp"), offset):
+            return offset
+        case _:
+            return None
+
+
+def _on_stack(value: Value) -> bool:
+    return _stack_offset(value) is not None
+
+
+def _is_return(name: str) -> bool:
+    """Return thunks: __x86_return_thunk, srso_return_thunk, retbleed_return_thunk, its_return_thunk, call_depth_return_thunk ..."""
+    return name.endswith("return_thunk")
+
+
+def _is_indirect(name: str) -> bool:
+    """Retpolines: __x86_indirect_thunk_rax, __x86_indirect_call_thunk_rax, __x86_indirect_its_thunk_rax, __llvm_retpoline_r11 ..."""
+    return name.startswith(("__x86_indirect_", "__llvm_retpoline_"))
