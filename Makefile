@@ -17,6 +17,8 @@ TEST_ARGS ?=
 BENCH_ARGS ?=
 DEB_ARGS ?=
 SOAK_MINUTES ?= 30
+FUZZ_TARGET ?= image
+FUZZ_MINUTES ?= 10
 
 bin := .venv/bin
 # Where `make audit` remembers: inside the checkout, so that trying it changes nothing on the machine.
@@ -24,10 +26,10 @@ state := .local/state
 coverage := .local/coverage
 tested := $(shell find agent tests policies playbooks deploy scripts -type f -not -name '*.pyc' 2>/dev/null) pyproject.toml
 
-.PHONY: help setup setup-dev audit test check deb soak mutation bench generate clean
+.PHONY: help setup setup-dev audit test check deb lab-kernels soak fuzz mutation bench generate clean
 
 help:
-	@sed -n 's/^#   //p' Makefile; echo 'others: setup check soak mutation bench generate clean'
+	@sed -n 's/^#   //p' Makefile; echo 'others: setup check lab-kernels soak fuzz mutation bench generate clean'
 
 setup:
 	@scripts/set_up.sh host
@@ -58,6 +60,15 @@ deb: setup
 # A daemon under faults, as root; half an hour unless SOAK_MINUTES says otherwise.
 soak: setup-dev
 	@$(bin)/python tests/integration/soak_daemon.py --minutes $(SOAK_MINUTES)
+
+# Hostile kernel images, found by what they make the program do: FUZZ_TARGET is image, container or btf.
+fuzz: setup-dev
+	@.venv/bin/uv pip install --quiet 'atheris>=2.3,<4'
+	@$(bin)/python tests/fuzz/fuzz.py $(FUZZ_TARGET) $(FUZZ_MINUTES)
+
+# Debian's KVM of Linux 6.1 and 6.12, built with and without the guard: some ten minutes and 3 GB the first time.
+lab-kernels: setup-dev
+	@scripts/lab_kernels.sh
 
 # Mutation testing of the chain, on a copy of the tree; takes about half an hour. The goal is 90 %.
 mutation: setup-dev

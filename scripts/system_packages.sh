@@ -43,6 +43,14 @@ missing_for_test() {
     has_qemu || echo 'qemu-system-x86|qemu-kvm-core'
     command -v virsh >/dev/null || echo 'libvirt-clients|libvirt-client'
     command -v rpm >/dev/null || echo 'rpm|rpm'
+    # What kernels are compiled and packed with: the tests make images of their own.
+    command -v clang >/dev/null || echo 'clang|clang'
+    command -v pahole >/dev/null || echo 'pahole|dwarves'
+    command -v xz >/dev/null || echo 'xz-utils|xz'
+    local packer
+    for packer in bzip2 lz4 lzop zstd; do
+        command -v "$packer" >/dev/null || echo "$packer|$packer"
+    done
     # systemd-analyze checks the units; systemd itself need not run.
     command -v systemd-analyze >/dev/null || echo 'systemd|systemd'
     # The Debian package is built and tried on Debian only, in a root of its own.

@@ -85,7 +85,9 @@ PARSERS: dict[str, Callable[[Path], object]] = {
     "save_file": lambda case: parse_save_header(recorded_bytes(case)),
 }
 
-CASES = sorted(case for source in HERE.iterdir() if source.is_dir() and source.name != "__pycache__" for case in source.iterdir())
+CASES = sorted(
+    case for source in HERE.iterdir() if source.is_dir() and source.name not in ("__pycache__", "machine_code") for case in source.iterdir()
+)
 
 
 class Origin(BaseModel):

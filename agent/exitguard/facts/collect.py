@@ -68,12 +68,12 @@ def collect(
     """Facts and samples of one target. Never raises for what it cannot see: that is a reason in the facts."""
     remote = target.kind is TargetKind.REMOTE
     reading = _read_domains(target, tree, patience)  # libvirt answers while the host is read
-    kernel = _remote_kernel() if remote else read_kernel(tree, changelog_markers=changelog_markers)
+    kvm = _remote_kvm() if remote else read_kvm(tree)
+    kernel = _remote_kernel() if remote else read_kernel(tree, changelog_markers=changelog_markers, kvm=kvm, pulse=patience.pulse)
     reader = QemuReader(tree)
     processes = None if remote else read_processes(tree)
     cpu: Observed[Cpu] = _remote("/proc/cpuinfo") if remote else read_cpu(tree)
     mitigations: Observed[Mitigations] = _remote("/sys/devices/system/cpu/vulnerabilities") if remote else read_mitigations(tree)
-    kvm = _remote_kvm() if remote else read_kvm(tree)
     context = _context(identity.id, kernel.boot_id, tree, reader, processes)
     described = [describe_domain(raw, context) for raw in reading.domains]
     domains = tuple(sorted((facts for facts, _ in described), key=lambda domain: domain.uuid))
@@ -191,6 +191,7 @@ def _remote_kernel() -> KernelFacts:
         live_patches=_remote("/sys/kernel/livepatch"),
         symbols=_remote("/proc/kallsyms"),
         changelog=_remote("the kernel package's changelog"),
+        machine_code=_remote("machine code"),
     )
 
 

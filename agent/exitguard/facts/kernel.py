@@ -2,10 +2,11 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from exitguard.facts.boot import RELEASE, read_boots_next, read_installed
 from exitguard.facts.elf_notes import KERNEL_NOTES, read_build_id
+from exitguard.facts.kernel_code import InstalledCode, KernelCode
 from exitguard.facts.kernel_packages import (
     PackageChangelog,
     installed_guard_entries,
@@ -13,9 +14,10 @@ from exitguard.facts.kernel_packages import (
     read_running_version,
     running_changelog,
 )
+from exitguard.facts.kvm import read_kvm
 from exitguard.facts.livepatch import read_live_patches
 from exitguard.facts.tree import HostTree, one_line, unseen_like
-from exitguard.model.host import Distribution, InstalledKernel, KernelFacts
+from exitguard.model.host import Distribution, InstalledKernel, KernelFacts, KvmFacts
 from exitguard.model.record import Observed, seen, unseen
 
 _RELEASE = "/proc/sys/kernel/osrelease"
@@ -46,34 +48,57 @@ _LINE_START = re.compile(rb"[0-9a-f]{1,16} [tTwW]")
 _FIRST_TEXT, _LAST_TEXT = re.compile(rb" [tT] _stext$", re.MULTILINE), re.compile(rb" [tT] _etext$", re.MULTILINE)
 
 
-def read_kernel(tree: HostTree, *, changelog_markers: tuple[str, ...]) -> KernelFacts:
-    """Every stable fact of the running kernel, and of those that are installed beside it."""
-    release = read_release(tree)
-    installed = read_installed(tree)
-    running_version = read_running_version(tree)
-    # The running kernel's first, then the newest: asking rpm is bounded.
-    wanted = tuple(dict.fromkeys((*((release.value,) if release.value is not None else ()), *reversed(installed.value or ()))))
-    changelogs = read_changelogs(tree, wanted, markers=changelog_markers, running_version=running_version)
+def _nothing() -> None:
+    return None
+
+
+def read_kernel(
+    tree: HostTree, *, changelog_markers: tuple[str, ...], kvm: KvmFacts | None = None, pulse: Callable[[], None] = _nothing
+) -> KernelFacts:
+    """Every stable fact of the running kernel, and of those that are installed beside it.
+
+    `kvm`: what is known of KVM already, read here if not. `pulse` is called while machine code is waited for, and may raise to end it.
+    """
+    release, architecture, installed = read_release(tree), read_architecture(tree), read_installed(tree)
+    code = KernelCode(tree, release, architecture, kvm or read_kvm(tree), installed.value or (), pulse)
+    with code:  # another process reads it, while all the rest is read here
+        running_version = read_running_version(tree)
+        # The running kernel's first, then the newest: asking rpm is bounded.
+        wanted = tuple(dict.fromkeys((*((release.value,) if release.value is not None else ()), *reversed(installed.value or ()))))
+        changelogs = read_changelogs(tree, wanted, markers=changelog_markers, running_version=running_version)
+        boots_next, live_patches, symbols = read_boots_next(tree), read_live_patches(tree), read_symbols(tree)
+        running_code, installed_code = code.finish()
     return KernelFacts(
         release=release,
-        architecture=read_architecture(tree),
+        architecture=architecture,
         distribution=read_distribution(tree),
         build_id=read_build_id(tree, KERNEL_NOTES),
         boot_id=read_boot_id(tree),
-        installed=_with_changelogs(installed, changelogs),
-        boots_next=read_boots_next(tree),
-        live_patches=read_live_patches(tree),
-        symbols=read_symbols(tree),
+        installed=_installed_kernels(installed, changelogs, installed_code),
+        boots_next=boots_next,
+        live_patches=live_patches,
+        symbols=symbols,
         changelog=unseen_like(release) if release.value is None else running_changelog(changelogs[release.value], running_version),
+        machine_code=running_code,
     )
 
 
-def _with_changelogs(
-    installed: Observed[tuple[str, ...]], changelogs: Mapping[str, Observed[tuple[PackageChangelog, ...]]]
+def _installed_kernels(
+    installed: Observed[tuple[str, ...]],
+    changelogs: Mapping[str, Observed[tuple[PackageChangelog, ...]]],
+    code: Mapping[str, InstalledCode],
 ) -> Observed[tuple[InstalledKernel, ...]]:
     if installed.value is None:
         return unseen_like(installed)
-    found = (InstalledKernel(release=release, guard_entries=installed_guard_entries(changelogs[release])) for release in installed.value)
+    found = (
+        InstalledKernel(
+            release=release,
+            guard_entries=installed_guard_entries(changelogs[release]),
+            machine_code=code[release].reading,
+            machine_code_reason=code[release].reason,
+        )
+        for release in installed.value
+    )
     return seen(installed.source, tuple(found))
 
 

@@ -3,7 +3,10 @@
 from enum import StrEnum
 from typing import Literal
 
-from exitguard.model.record import Observed, Record
+from pydantic import Field
+
+from exitguard.model.machine_code import MachineCode
+from exitguard.model.record import Observed, Record, unseen
 
 
 class TargetKind(StrEnum):
@@ -44,6 +47,10 @@ class InstalledKernel(Record):
     release: str
     #: The changelog entries of its package that name the guard; None where no changelog of it could be read, or none settles it.
     guard_entries: tuple[str, ...] | None = None
+    #: What its files show, the listing left out, which is big; of the running release only where they are another build than what runs.
+    machine_code: MachineCode | None = Field(default=None, exclude_if=lambda code: code is None)
+    #: Why they show nothing. Neither of the two where they are what runs.
+    machine_code_reason: str | None = Field(default=None, exclude_if=lambda reason: reason is None)
 
 
 class LivePatch(Record):
@@ -63,6 +70,10 @@ class Changelog(Record):
     guard_entries: tuple[str, ...]
 
 
+#: What a document says of machine code that was written before any was read; it is left out again, so that such a document keeps its hash.
+_NOT_READ: Observed[MachineCode] = unseen("machine code", "not read")
+
+
 class KernelFacts(Record):
     release: Observed[str]
     architecture: Observed[str]
@@ -77,6 +88,8 @@ class KernelFacts(Record):
     #: Those of the symbols that tell (see facts/kernel.py) that the running kernel has, suffixes removed, sorted.
     symbols: Observed[tuple[str, ...]]
     changelog: Observed[Changelog]
+    #: Of the file whose build-id is the one of the code that runs as KVM; a live patch may have replaced functions of it.
+    machine_code: Observed[MachineCode] = Field(default=_NOT_READ, exclude_if=lambda code: code == _NOT_READ)
 
 
 class Cpu(Record):

@@ -162,17 +162,18 @@ def _which(image: Image, load: Load, by_btf: Mapping[int, str]) -> Bitmap:
 
 
 def _by_branches(image: Image, offset: int) -> Bitmap:
-    """A bitmap that the code for branches does not test is the one for instructions; one that both test is for every event.
+    """A bitmap that the code for both instructions and branches tests is for every event; two that lie side by side are one for each.
 
-    Where the wrappers of Linux 6.18 are not there at all, there is only the one for every event.
+    struct kvm_pmu has pmc_counting_instructions right before pmc_counting_branches (Linux 6.18, arch/x86/include/asm/kvm_host.h).
+    Where the wrappers of 6.18 are not there at all, there is only the one for every event.
     """
     branches = image.functions(_BRANCH)
     if not branches:
         return "other" if image.functions(RETIRED) else "all_valid_pmc_idx"
     tested = {each for symbol in branches for each in _bitmaps_tested(image, symbol)}
-    if not tested:
-        return "other"
-    return "all_valid_pmc_idx" if offset in tested else "pmc_counting_instructions"
+    if tested == {offset}:
+        return "all_valid_pmc_idx"
+    return "pmc_counting_instructions" if tested == {offset + _WORD_BYTES} else "other"
 
 
 def _bitmaps_tested(image: Image, function: Symbol) -> Iterator[int]:

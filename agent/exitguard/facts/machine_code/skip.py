@@ -13,13 +13,15 @@ from exitguard.facts.machine_code.image import Image, Symbol, base_name
 from exitguard.facts.machine_code.instructions import Decoded, decode
 from exitguard.facts.machine_code.listing import list_instructions
 from exitguard.facts.machine_code.obstacle import Obstacle
-from exitguard.facts.machine_code.values import Condition, Constant, Load, Narrow, Result, Sum, Value, told_condition
+from exitguard.facts.machine_code.values import Condition, Constant, Load, Narrow, Result, Sum, Value, known, told_condition
 from exitguard.facts.machine_code.walk import Call, Walk, entry_state, walk
 from exitguard.model.machine_code import Helper, Instruction, MachineCode
 
 ANCHOR = "kvm_skip_emulated_instruction"
 #: In every spelling of the call that moves the guest's instruction pointer: __SCT__kvm_x86_..., svm_..., vmx_..., vt_...
 _SKIPS = "skip_emulated_instruction"
+#: So many functions are looked at for a PMU call that hides behind others.
+_MOST_FUNCTIONS = 200
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def _read(image: Image, reading: MachineCode, btf_base: bytes | None) -> Machine
     enable_pmu = find_enable_pmu(image, btf_base=btf_base)
     plain = _walk(image, function, {})
     _refuse_patched(plain)
+    _refuse_computed_jumps(plain)
     reading = reading.model_copy(update={"enable_pmu": enable_pmu.offset if enable_pmu is not None else None, "has_loop": plain.loops})
     calls = _pmu_calls(plain)
     if not calls:
@@ -62,10 +65,10 @@ def _read(image: Image, reading: MachineCode, btf_base: bytes | None) -> Machine
     decisions = _decisions(plain, frozenset(call.site for call in calls))
     off = on = None
     if enable_pmu is not None:
-        _refuse_changed(plain, enable_pmu)
         without = _walk(image, function, {enable_pmu.load: 0})
         off, on = bool(_pmu_calls(without)), bool(_pmu_calls(_walk(image, function, {enable_pmu.load: 1})))
         if not off:
+            _refuse_changed(plain, enable_pmu)
             _refuse_hidden(image, without, calls[0])
     callee = read_callee(image, calls[0], enable_pmu, btf_base=btf_base)
     notes = _notes(image, plain, calls, decisions, enable_pmu)
@@ -107,13 +110,19 @@ def _refuse_patched(seen: Walk) -> None:
         )
 
 
+def _refuse_computed_jumps(seen: Walk) -> None:
+    for call in seen.calls.values():
+        if call.is_jump and call.target is None:
+            raise Obstacle(f"{ANCHOR} jumps through a register (`{seen.instructions[call.site].text}`): where to is not known")
+
+
 def _refuse_changed(seen: Walk, enable_pmu: EnablePmu) -> None:
     """A function that writes what decides cannot be judged by one value of it."""
     read = (enable_pmu.load, cast(Load, enable_pmu.pointer))
     for store in seen.stores.values():
         for load in read:
-            if _overlap(store.address, store.size, load.address, load.size):
-                raise Obstacle(f"{ANCHOR} writes to what decides: {seen.instructions[store.site].text}")
+            if not known(store.address) or _overlap(store.address, store.size, load.address, load.size):
+                raise Obstacle(f"{ANCHOR} may write to what decides: {seen.instructions[store.site].text}")
 
 
 def _overlap(left: Value, left_size: int, right: Value, right_size: int) -> bool:
@@ -126,12 +135,25 @@ def _pmu_calls(seen: Walk) -> list[Call]:
 
 
 def _refuse_hidden(image: Image, without: Walk, pmu_call: Call) -> None:
-    """The call may hide in a function that is called instead; one level is looked at."""
+    """The call may hide in a function that is called instead, or in one that this calls, as far as direct calls lead."""
     _refuse_nameless(image, without)
+    passed: set[int] = set()
+    pending: list[int] = []
     for call in without.calls.values():
-        callee = image.function_at(call.target) if call.target is not None else None
-        if callee is not None and pmu_call.target in _direct_targets(image, callee):
-            raise Obstacle(f"{callee.name}, which {ANCHOR} calls, calls {pmu_call.name} too")
+        if call.target is None:
+            raise Obstacle(
+                f"{ANCHOR} calls through a pointer (`{without.instructions[call.site].text}`): where that leads is not in the image"
+            )
+        pending.append(call.target)
+    while pending and len(passed) < _MOST_FUNCTIONS:
+        function = image.function_at(pending.pop(0))
+        if function is None or function.address in passed:
+            continue
+        passed.add(function.address)
+        targets = _direct_targets(image, function)
+        if pmu_call.target in targets:
+            raise Obstacle(f"{function.name}, which {ANCHOR} calls or leads to, calls {pmu_call.name} too")
+        pending += sorted(targets)
 
 
 def _refuse_nameless(image: Image, seen: Walk) -> None:

@@ -12,7 +12,7 @@ from typing import Literal
 WORD_BYTES = 8
 _BITS = (1 << 64) - 1
 #: An expression as deep as this is not one that a person would follow either.
-_DEEPEST = 16
+DEEPEST = 16
 _LARGEST_DIGIT = 9
 
 
@@ -235,7 +235,7 @@ def both(operation: Literal["and", "or", "xor", "sub", "add"], left: Value, righ
         # Zero swallows anything under `and`, which is folded above; what else is combined with anything can be anything.
         return UNKNOWN if operation != "and" else _masked(left, right)
     combined = Both(operation, left, right)
-    return combined if depth(combined) <= _DEEPEST else UNKNOWN
+    return combined if depth(combined) <= DEEPEST else UNKNOWN
 
 
 def _masked(left: Value, right: Value) -> Value:

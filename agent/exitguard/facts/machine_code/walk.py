@@ -12,6 +12,7 @@ from exitguard.facts.machine_code.image import Image
 from exitguard.facts.machine_code.instructions import Decoded, Immediate, Memory, Operand, Register, decode
 from exitguard.facts.machine_code.obstacle import Obstacle
 from exitguard.facts.machine_code.values import (
+    DEEPEST,
     UNKNOWN,
     WORD_BYTES,
     ZERO,
@@ -27,8 +28,10 @@ from exitguard.facts.machine_code.values import (
     Value,
     add,
     both,
+    depth,
     known,
     narrow,
+    parts,
     written,
 )
 
@@ -58,6 +61,8 @@ _AFTER_RESULT: Mapping[str, Comparison] = {
 _KEEP_FLAGS = frozenset(
     {"not", "bswap", "cdqe", "cwde", "cdq", "cqo", "cbw", "xchg", "movups", "movaps", "movdqu", "movdqa", "movq", "movd"}
 )
+#: Instructions that may write any number of bytes.
+_STRINGS = ("stos", "movsb", "movsw", "movsd", "movsq", "xsave", "fxsave")
 #: Instructions whose first operand is read, and not written.
 _ONLY_READ = frozenset({"bt", "mul", "imul", "div", "idiv", "prefetcht1", "prefetcht2", "prefetchnta", "clflush"})
 
@@ -432,6 +437,8 @@ class _Walker:
         if not instruction.writes_memory and not (isinstance(first, Memory) and mnemonic not in _ONLY_READ):
             return after
         target = next((operand for operand in instruction.operands if isinstance(operand, Memory)), None)
+        if mnemonic.startswith(_STRINGS):
+            target = None  # how much is written depends on rcx, and where it ends on the direction flag
         address = self._address(target, state) if target is not None and not target.segment else UNKNOWN
         return self._put(instruction, address, _size(target) if target is not None else 8, UNKNOWN, after)
 
@@ -468,7 +475,7 @@ class _Walker:
         if offset is not None:
             held = state.stack.get(offset)
             return narrow(held[1], size) if held is not None and held[0] >= size else UNKNOWN
-        if not known(address) or size not in (1, 2, 4, 8):
+        if size not in (1, 2, 4, 8) or depth(address) >= DEEPEST or not known(address):
             return UNKNOWN
         load = Load(address, size)
         assumed = self._assumed.get(load)
@@ -497,7 +504,8 @@ class _Walker:
             # Somewhere in memory: on the stack only where its address has been given away.
             return replace(state, escaped=escaped, stack={} if escaped or not known(address) else state.stack)
         kept = {at: held for at, held in state.stack.items() if at + held[0] <= offset or at >= offset + size}
-        return replace(state, stack={**kept, offset: (size, value)})
+        # The address of something on the stack that is put there itself may be an argument of the next call.
+        return replace(state, stack={**kept, offset: (size, value)}, escaped=state.escaped or _on_stack(value))
 
 
 def _join(left: State, right: State) -> State:
@@ -551,7 +559,7 @@ def _stack_offset(address: Value) -> int | None:
 
 
 def _on_stack(value: Value) -> bool:
-    return _stack_offset(value) is not None
+    return any(part == _STACK for part in parts(value))
 
 
 def _is_return(name: str) -> bool:
