@@ -15,13 +15,21 @@ from pathlib import Path
 import audit_500
 import audit_5000
 import event_500
+import inspect_kernel
 import scrape_30
 import version
 from measurement import Measurement, Result, SkippedError, measure
 
 from exitguard import __version__
 
-MEASUREMENTS = (audit_500.MEASUREMENT, audit_5000.MEASUREMENT, event_500.MEASUREMENT, version.MEASUREMENT, scrape_30.MEASUREMENT)
+MEASUREMENTS = (
+    audit_500.MEASUREMENT,
+    audit_5000.MEASUREMENT,
+    event_500.MEASUREMENT,
+    version.MEASUREMENT,
+    scrape_30.MEASUREMENT,
+    *inspect_kernel.MEASUREMENTS,
+)
 
 
 @dataclass(frozen=True)
