@@ -41,6 +41,8 @@ class Callee(Record):
     returns_when_empty: tuple[Literal["pmc_counting_instructions", "all_valid_pmc_idx", "other"], ...] = ()
     #: Other conditions on which it returns at once, as `u8[u64[vcpu+0x0]+0x18fc] == 0`.
     other_exits: tuple[str, ...] = ()
+    #: Why it could not be followed to its end; then only what is said above of its head was seen.
+    obstacle: str | None = None
 
 
 class MachineCode(Record):

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -263,15 +263,15 @@ def why_not(build: Build) -> str | None:
     return None
 
 
-@dataclass
 class StandinBuilder:
     """Compiles builds into a folder, a few at a time, each once."""
 
-    folder: Path
-    _executor: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_WORKERS), repr=False)
-    _modules: dict[str, "Future[Path]"] = field(default_factory=dict, repr=False)
-    _locks: dict[Path, threading.Lock] = field(default_factory=dict, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._executor = ThreadPoolExecutor(_WORKERS)
+        self._modules: dict[str, Future[Path]] = {}
+        self._locks: dict[Path, threading.Lock] = {}
+        self._lock = threading.Lock()
 
     def begin(self, build: Build) -> None:
         """Compile it when there is time."""
@@ -294,7 +294,7 @@ class StandinBuilder:
         callee = build.variant.name if build.variant.name.startswith("callee_") else ""
         own = [] if callee else [f"-DVARIANT_{build.variant.name.upper()}"]
         own += [f"-D{_INITIALISERS[build.sources]}"] if build.sources in _INITIALISERS else []
-        unit = self.folder / f"{build.name}.o"
+        unit = self._folder / f"{build.name}.o"
         with_btf = build.sources not in WITHOUT_BTF
         own_btf = with_btf and knows(configuration.compiler, "-gbtf")
         types = ["-gbtf"] if own_btf else ["-gdwarf-4"] if with_btf else []
@@ -304,12 +304,12 @@ class StandinBuilder:
         units = [unit]
         if build.shape is not Shape.NONE and build.variant.name != "inlined_everywhere":
             units.append(self._callee_unit(configuration, build.shape, callee, macros))
-        module = self.folder / f"{build.name}.ko"
+        module = self._folder / f"{build.name}.ko"
         _run(["ld", "-r", "-S", "--build-id=sha1", "-o", str(module), *map(str, units)])
         return module
 
     def _callee_unit(self, configuration: Configuration, shape: Shape, callee: str, macros: list[str]) -> Path:
-        unit = self.folder / f"pmu-{callee}-{shape.value}-{configuration}.o"
+        unit = self._folder / f"pmu-{callee}-{shape.value}-{configuration}.o"
         with self._lock:
             lock = self._locks.setdefault(unit, threading.Lock())
         with lock:

@@ -92,6 +92,16 @@ def test_split_btf_that_begins_with_an_empty_string_is_split_all_the_same() -> N
     assert field_offset(own.encoded(), "s", ("wanted",), base=base.encoded()) == 4
 
 
+def test_split_btf_whose_names_might_all_be_its_own_is_split_by_the_first_of_them() -> None:
+    base = hand_made()
+    number = base.integer()
+    own = base.continued()
+    own.structure("s", 8, [("wanted", number, 32)])
+    own.names += b"a name that no type bears\0"
+    assert needs_base(own.encoded())
+    assert field_offset(own.encoded(), "s", ("wanted",), base=base.encoded()) == 4
+
+
 def test_split_btf_without_names_of_its_own_is_split() -> None:
     base = hand_made()
     base.integer()
@@ -134,9 +144,54 @@ def test_a_kind_from_the_future_needs_a_layout_section() -> None:
     btf = hand_made()
     btf.type(77, "novelty", info=2, more=(1, 2, 3, 4, 5))
     btf.structure("s", 8, [("wanted", btf.integer(), 32)])
-    with pytest.raises(Obstacle, match="a type of kind 77: expected kinds up to 19, or a layout section"):
+    with pytest.raises(Obstacle, match="a type of kind 77: expected kinds 1 to 19, or a layout section"):
         field_offset(btf.encoded(), "s", ("wanted",))
     btf.layout = bytes(77 * 4) + struct.pack("<BBH", 4, 8, 0)
+    assert field_offset(btf.encoded(), "s", ("wanted",)) == 4
+
+
+@pytest.mark.parametrize(
+    ("layout", "reason"), [(bytes(77 * 4) + b"\x04\x06\0\0", "no multiple of 4 bytes"), (bytes(77 * 4) + b"\x05\0\0\0", "no multiple of 4")]
+)
+def test_a_layout_that_cannot_be_is_told(layout: bytes, reason: str) -> None:
+    btf = hand_made()
+    btf.type(77, "novelty", more=(1,))
+    btf.layout = layout
+    with pytest.raises(Obstacle, match=f"gives types of kind 77 a length that is {reason}"):
+        needs_base(btf.encoded())
+    with pytest.raises(Obstacle, match="its layout ends at byte"):
+        needs_base(btf.encoded()[:-1])
+
+
+#: What follows the three words of a type with two elements, in words (Documentation/bpf/btf.rst, "Type Encoding").
+_WORDS_OF_KINDS = {
+    1: 1,
+    2: 0,
+    3: 3,
+    4: 6,
+    5: 6,
+    6: 4,
+    7: 0,
+    8: 0,
+    9: 0,
+    10: 0,
+    11: 0,
+    12: 0,
+    13: 4,
+    14: 1,
+    15: 6,
+    16: 0,
+    17: 1,
+    18: 0,
+    19: 6,
+}
+
+
+@pytest.mark.parametrize(("kind", "words"), _WORDS_OF_KINDS.items())
+def test_a_type_of_every_kind_is_passed_over(kind: int, words: int) -> None:
+    btf = hand_made()
+    btf.type(kind, "other", size=64, info=2, more=[0] * words)
+    btf.structure("s", 8, [("wanted", btf.integer(), 32)])
     assert field_offset(btf.encoded(), "s", ("wanted",)) == 4
 
 

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable
 from functools import cache
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -75,7 +76,7 @@ def packed(command: tuple[str, ...], content: bytes) -> bytes:
 @cache
 def small(compression: str) -> bytes:
     """A small file by one of the tools; the same in every test."""
-    return packed(IMAGE_TOOLS[compression], elf(300))
+    return packed(FAST_TOOLS[compression], elf(300))
 
 
 def boot_image(payload: bytes, *, setup_sects: int = 39, version: int = 0x020F, length: int | None = None) -> bytes:
@@ -151,7 +152,7 @@ def test_magics_before_the_payload_do_not_mislead() -> None:
 @pytest.mark.parametrize("compression", ["gzip", "bzip2", "xz", "lzop", "lz4", "zstd"])
 def test_incompressible_content_comes_out_too(compression: str) -> None:
     content = elf(100) + Random(1).randbytes(1 << 20)  # noqa: S311 - any bytes will do
-    assert read(packed(IMAGE_TOOLS[compression], content)) == content
+    assert read(packed(FAST_TOOLS[compression], content)) == content
 
 
 @pytest.mark.parametrize("compression", ["gzip", "bzip2", "xz", "lz4", "zstd"])
@@ -159,7 +160,7 @@ def test_streams_of_a_parallel_compressor_are_joined(compression: str) -> None:
     first, second = elf(200_000), elf(100_000, seed=6)
     if compression == "lz4":  # a block that is not the last is full
         first = b"".join(elf(4 << 20, seed=seed) for seed in range(2))
-    streams = [packed(IMAGE_TOOLS[compression], part) for part in (first, second)]
+    streams = [packed(FAST_TOOLS[compression], part) for part in (first, second)]
     assert read(b"".join(streams)) == first + second
     assert read(boot_image(payload_of(compression, b"".join(streams), len(first + second)))) == first + second
 
@@ -237,6 +238,54 @@ def test_wrong_sum_of_an_lzop_block_is_found() -> None:
         assert whole.count(field) == 1
         assert read(whole) == elf(300)
         assert "the sum of a block is wrong" in why_not(whole.replace(field, b"none"))
+
+
+def lzop_file(content: bytes, *, version: int = 0x1040, method: int = 3, flags: int = 0, extra: bytes = b"") -> bytes:
+    """With its content in one block as it is, where lzop would find nothing to compress."""
+    header = struct.pack(">HHHBBIIIIB", version, 0x20A0, 0x0940, method, 9, flags, 0o100644, 0, 0, 4) + b"name" + bytes(4)
+    return b"\x89LZO\0\r\n\x1a\n" + header + extra + struct.pack(">II", len(content), len(content)) + content + bytes(4)
+
+
+def test_damage_of_an_lzop_block_without_sums_is_found() -> None:
+    whole = packed(("lzop", "-9"), elf(300))
+    at = whole.index(struct.pack(">I", 300)) + 4
+    (size,) = struct.unpack_from(">I", whole, at)
+    block = whole[at + 8 : -4]  # behind its size and its sum
+    assert len(block) == size
+    bare = lzop_file(elf(300)).replace(struct.pack(">II", 300, 300) + elf(300), struct.pack(">II", 300, size) + block)
+    longer = bare.replace(struct.pack(">II", 300, size) + block, struct.pack(">II", 300, size + 1) + block + b"\0")
+    assert read(bare) == elf(300)
+    assert "a block that cannot be unpacked (LZO error -8)" in why_not(longer)  # LZO_E_INPUT_NOT_CONSUMED
+
+
+def test_header_of_lzop_is_read_to_its_end() -> None:
+    assert read(lzop_file(elf(), flags=0x202)) == elf()  # sums of what is compressed are left out where nothing is
+    assert read(lzop_file(elf())) == elf()
+    assert read(lzop_file(elf(), flags=0x40, extra=struct.pack(">I", 5) + b"extra" + bytes(4))) == elf()
+
+
+@pytest.mark.parametrize("field", [{"version": 0x0900}, {"method": 4}, {"flags": 0x800}, {"flags": 0x40, "extra": b"\xff" * 4}])
+def test_lzop_file_that_no_kernel_is_made_as_is_refused(field: dict[str, Any]) -> None:
+    assert "/boot/it is damaged: its lzop data cannot be unpacked" in why_not(lzop_file(elf(), **field))
+
+
+def test_block_of_a_lying_size_is_refused_before_it_is_read() -> None:
+    assert "a block of 9437184 bytes" in why_not(b"\x02\x21\x4c\x18" + struct.pack("<I", 9 << 20) + elf())
+    assert "a block of 262145 bytes" in why_not(lzop_file(elf(262_145)))
+    assert "a block of 3000 bytes that are 2000 unpacked" in why_not(
+        lzop_file(elf()).replace(struct.pack(">II", 3000, 3000), struct.pack(">II", 2000, 3000))
+    )
+
+
+def test_block_of_no_bytes_ends_an_lz4_file() -> None:
+    assert read(small("lz4") + bytes(4) + b"rubbish") == elf(300)
+
+
+def test_no_more_is_read_than_could_be_needed() -> None:
+    file = io.BytesIO(b"\x1f\x8b\x08\x08" + bytes(6) + b"a name without end " * (1 << 20))
+    with pytest.raises(Obstacle, match="ends too early"):
+        read_elf(file, name="it", limit_bytes=1000)
+    assert file.tell() < 2 << 20
 
 
 def sample(compression: str, *, in_boot_image: bool) -> bytes:

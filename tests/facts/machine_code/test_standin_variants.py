@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import Symbol, SymbolTableSection
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))  # the modules beside this file that hold no tests
@@ -156,7 +156,10 @@ builds = st.builds(
 ).filter(lambda build: build.shape in build.variant.shapes)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A build is small as it is: to shrink one would compile dozens.
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.explicit, Phase.reuse, Phase.generate]
+)
 @given(build=builds)
 def test_no_option_of_a_compiler_makes_a_wrong_state(build: Build, standins: StandinBuilder) -> None:
     """Other options may make the code hard to follow, which is `unknown`; they never change what it does."""

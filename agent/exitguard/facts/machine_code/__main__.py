@@ -99,7 +99,7 @@ def answer(request: Request, files: Mapping[FileRole, BinaryIO]) -> Answer:
 
 def _read(request: Request, files: Mapping[FileRole, BinaryIO]) -> MachineCode:
     system_map = files["system_map"].read(_SYSTEM_MAP_LIMIT_BYTES) if "system_map" in files else None
-    image = load_image(read_elf(files["code"], name=request.path), path=request.path, system_map=system_map)
+    image = load_image(read_elf(files["code"], name="the file"), path=request.path, system_map=system_map)
     base = None
     # A vmlinux has the whole of its BTF itself.
     if "btf_base" in files and image.btf is not None and request.base_of_build in (None, image.build_id):
@@ -117,7 +117,7 @@ def _base(file: BinaryIO) -> bytes:
     if head == _RAW_BTF:
         return head + file.read(_RAW_BTF_LIMIT_BYTES)
     file.seek(0)
-    section = section_of(read_elf(file, name="the kernel"), ".BTF")
+    section = section_of(read_elf(file, name="it"), ".BTF")
     if section is None:
         raise Obstacle("it has no section .BTF")
     return section

@@ -160,7 +160,7 @@ def _passed_over(words: "array[int]", once: list[int], each: list[int]) -> tuple
         at += once[kind] + each[kind] * (info & _COUNT_MASK)
     if at >= _ENDLESS:
         kind = words[records[-1] + 1] >> _KIND_SHIFT & (_KINDS - 1)
-        raise Obstacle(f"BTF with a type of kind {kind}: expected kinds up to {_LAST_KIND}, or a layout section that says how long it is")
+        raise Obstacle(f"BTF with a type of kind {kind}: expected kinds 1 to {_LAST_KIND}, or a layout section that says how long it is")
     if at != end:
         raise Obstacle("broken BTF: its last type reaches beyond the types' end")
     if len(records) > _MOST_TYPES:

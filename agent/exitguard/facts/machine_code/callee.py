@@ -51,8 +51,8 @@ def read_callee(image: Image, call: Call, enable_pmu: EnablePmu | None, *, btf_b
         return CalleeReading(Callee(name=function.name, other_exits=("always",)))
     try:
         whole = _follow(image, function.address, state, {})
-    except Obstacle:
-        return CalleeReading(Callee(name=function.name))
+    except Obstacle as obstacle:
+        return CalleeReading(Callee(name=function.name, obstacle=str(obstacle)))
     skipped = enable_pmu.load if enable_pmu is not None else None
     exits = [each for each in _exits(image, function.address, state, whole) if each.load != skipped]
     fields = pmu_field_names(image, btf_base=btf_base)

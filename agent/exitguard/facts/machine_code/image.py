@@ -105,6 +105,11 @@ class Image:
                 return candidate
         return None
 
+    def place(self, address: int) -> str:
+        """An address in words, as its distance from a function's beginning: what a kernel's memory is laid out like stays there."""
+        function = self.function_at(address)
+        return f"{function.name}+{address - function.address:#x}" if function is not None else "an address outside of every function"
+
     def extent(self, function: Symbol) -> int:
         """How many bytes a function has: as its symbol says, else up to the next symbol."""
         if function.size:
@@ -337,7 +342,7 @@ class _FileMemory:
     def read(self, address: int, size: int) -> bytes:
         section = next((each for each in self._sections if each.holds(address)), None)
         if section is None or address + size > section.address + section.size or section.kind == "SHT_NOBITS":
-            raise Obstacle(f"{size} bytes at {address:#x} are not in the image")
+            raise Obstacle("code that is not in the image")
         start = section.offset + address - section.address
         content = self._elf[start : start + size]
         relocations = self._relocations_of(section)

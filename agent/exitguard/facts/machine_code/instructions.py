@@ -76,7 +76,7 @@ def decode(code: bytes, address: int) -> Decoded:
     disassembler, constants = _capstone()
     found = next(disassembler.disasm(code[:_LONGEST_BYTES], address, 1), None)
     if found is None:
-        raise Obstacle(f"no instruction at {address:#x}: bytes {code[:_LONGEST_BYTES].hex(' ')}")
+        raise Obstacle(f"no instruction that is known: bytes {code[:_LONGEST_BYTES].hex(' ')}")
     _, written = found.regs_access()
     names = [found.reg_name(register) for register in written]
     operands = tuple(_operand(found, operand, constants) for operand in found.operands)

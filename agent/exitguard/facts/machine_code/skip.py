@@ -10,11 +10,11 @@ from typing import cast
 from exitguard.facts.machine_code.callee import HELPERS, VCPU, CalleeReading, read_callee
 from exitguard.facts.machine_code.fields import EnablePmu, find_enable_pmu
 from exitguard.facts.machine_code.image import Image, Symbol, base_name
-from exitguard.facts.machine_code.instructions import Decoded, decode
+from exitguard.facts.machine_code.instructions import Decoded, Memory, decode
 from exitguard.facts.machine_code.listing import list_instructions
 from exitguard.facts.machine_code.obstacle import Obstacle
 from exitguard.facts.machine_code.values import Condition, Constant, Load, Narrow, Result, Sum, Value, known, told_condition
-from exitguard.facts.machine_code.walk import Call, Walk, entry_state, walk
+from exitguard.facts.machine_code.walk import Call, Walk, address_of, entry_state, walk
 from exitguard.model.machine_code import Helper, Instruction, MachineCode
 
 ANCHOR = "kvm_skip_emulated_instruction"
@@ -80,7 +80,7 @@ def _read(image: Image, reading: MachineCode, btf_base: bytes | None) -> Machine
             "decided_by_skip": any(decision.is_skip_result for decision in decisions),
             "conditions": tuple(_told(image, decision.condition, enable_pmu) for decision in decisions if not decision.is_skip_result),
             "callee": callee.callee if callee is not None else None,
-            "listing": (*list_instructions(image, function, plain, notes), *_callee_listing(image, callee)),
+            "listing": (*list_instructions(image, function, plain, notes), *(() if off is False else _callee_listing(image, callee))),
         }
     )
 
@@ -201,11 +201,8 @@ def _told(image: Image, condition: Condition, enable_pmu: EnablePmu | None) -> s
 
 
 def _notes(image: Image, seen: Walk, calls: list[Call], decisions: list[Decision], enable_pmu: EnablePmu | None) -> dict[int, str]:
-    notes = {
-        call.site: "skips the instruction; tells whether it could"
-        for call in seen.calls.values()
-        if call.name is not None and _SKIPS in call.name
-    }
+    notes = _reads(seen, enable_pmu)
+    notes |= {call.site: "skips the instruction" for call in seen.calls.values() if call.name is not None and _SKIPS in call.name}
     notes |= {call.site: "the PMU call" for call in calls}
     for decision in decisions:
         if decision.is_skip_result:
@@ -213,6 +210,21 @@ def _notes(image: Image, seen: Walk, calls: list[Call], decisions: list[Decision
         else:
             notes[decision.site] = f"the PMU call only where {_told(image, decision.condition, enable_pmu)}"
     return notes
+
+
+def _reads(seen: Walk, enable_pmu: EnablePmu | None) -> dict[int, str]:
+    """The instructions that read what a guard is about; none where only the pointer is read, which has other uses."""
+    if enable_pmu is None:
+        return {}
+    words = {enable_pmu.load: "reads kvm->arch.enable_pmu", enable_pmu.pointer: "vcpu->kvm"}
+    notes: dict[int, str] = {}
+    for address, instruction in seen.instructions.items():
+        for operand in instruction.operands:
+            if isinstance(operand, Memory) and not operand.segment and instruction.mnemonic != "lea":
+                read = Load(address_of(operand, seen.states[address]), operand.size)
+                if read in words:
+                    notes[address] = words[read]
+    return notes if words[enable_pmu.load] in notes.values() else {}
 
 
 def _callee_listing(image: Image, reading: CalleeReading | None) -> tuple[Instruction, ...]:

@@ -4,7 +4,7 @@ Every value is 64 bits wide, upper bits zero where fewer were written. A value t
 concluded from it. Two values that compare equal are the same expression; `Load` stands for what its address held when it was read.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -287,6 +287,28 @@ def written(before: Value, value: Value, size: int) -> Value:
             return value
         case _:
             return UNKNOWN if isinstance(value, Unknown) else Lowest(value, size)
+
+
+def assume(value: Value, assumed: Mapping[Load, int]) -> Value:
+    """A value with loads taken for what they are assumed to be; part of a wider load may be one."""
+    match value:
+        case Load() if value in assumed:
+            return Constant(assumed[value])
+        case Narrow(inner, size):
+            return narrow(assume(inner, assumed), size)
+        case Both(operation, left, right):
+            return both(operation, assume(left, assumed), assume(right, assumed))
+        case Truth(condition):
+            settled = assume_in(condition, assumed).settled
+            return value if settled is None else Constant(int(settled))
+        case _:
+            return value
+
+
+def assume_in(condition: Condition, assumed: Mapping[Load, int]) -> Condition:
+    """A condition with loads taken for what they are assumed to be."""
+    left, right = assume(condition.left, assumed), assume(condition.right, assumed)
+    return Condition(left, condition.comparison, right, condition.size)
 
 
 Naming = Callable[[int], str | None]

@@ -27,6 +27,7 @@ from exitguard.facts.machine_code.values import (
     Truth,
     Value,
     add,
+    assume_in,
     both,
     depth,
     known,
@@ -217,14 +218,20 @@ class _Walker:
                 if before is None or joined != before:
                     self._walk.states[edge.to] = joined
                     pending.append(edge.to)
-        raise Obstacle(f"the function at {self._walk.entry:#x} has too many ways through it to follow them all")
+        raise Obstacle(f"{self._place(self._walk.entry)} has too many ways through it to follow them all")
+
+    def _place(self, address: int) -> str:
+        return self._image.place(address)
 
     def _decode(self, address: int) -> Decoded:
         found = self._walk.instructions.get(address)
         if found is None:
             if len(self._walk.instructions) == _MOST_INSTRUCTIONS:
-                raise Obstacle(f"the function at {self._walk.entry:#x} has more than {_MOST_INSTRUCTIONS} instructions")
-            found = decode(self._bytes(address), address)
+                raise Obstacle(f"{self._place(self._walk.entry)} has more than {_MOST_INSTRUCTIONS} instructions")
+            try:
+                found = decode(self._bytes(address), address)
+            except Obstacle as obstacle:
+                raise Obstacle(f"{self._place(address)}: {obstacle}") from None
             self._walk.instructions[address] = found
             for at in range(address, found.after):
                 if at in self._image.patch_sites:
@@ -265,13 +272,13 @@ class _Walker:
         if mnemonic in ("ret", "retf", "iretq", "sysretq"):
             return [(Edge(None), state)]
         if mnemonic == "int3":
-            raise Obstacle(f"a breakpoint at {instruction.address:#x}: the code is being traced or debugged (a kprobe?)")
+            raise Obstacle(f"a breakpoint at {self._place(instruction.address)}: the code is being traced or debugged (a kprobe?)")
         if mnemonic in ("ud2", "ud1", "ud0", "hlt"):
             return self._after_trap(instruction, state)
         if mnemonic.startswith("j"):
             return self._branch(instruction, mnemonic[1:], state)
         if mnemonic.startswith("loop") or mnemonic == "xbegin":
-            raise Obstacle(f"`{instruction.text}` at {instruction.address:#x}, which the kernel's C code does not use")
+            raise Obstacle(f"`{instruction.text}` at {self._place(instruction.address)}, which the kernel's C code does not use")
         return [(Edge(instruction.after), self._compute(instruction, mnemonic, state))]
 
     def _after_trap(self, instruction: Decoded, state: State) -> list[tuple[Edge, State]]:
@@ -338,8 +345,8 @@ class _Walker:
     def _branch(self, instruction: Decoded, predicate: str, state: State) -> list[tuple[Edge, State]]:
         target = _target(instruction)
         if target is None:
-            raise Obstacle(f"`{instruction.text}` at {instruction.address:#x} has no target")
-        condition = _condition(predicate, state.flags)
+            raise Obstacle(f"`{instruction.text}` at {self._place(instruction.address)} has no target")
+        condition = self._condition(predicate, state)
         if condition is None:
             condition = Condition(UNKNOWN, "!=", ZERO, 8)
         settled = condition.settled
@@ -350,6 +357,10 @@ class _Walker:
             ways.append((Edge(instruction.after, condition.opposite), state))
         return ways
 
+    def _condition(self, predicate: str, state: State) -> Condition | None:
+        condition = _condition(predicate, state.flags)
+        return condition if condition is None or not self._assumed else assume_in(condition, self._assumed)
+
     def _compute(self, instruction: Decoded, mnemonic: str, state: State) -> State:  # noqa: C901, PLR0912 - one case an instruction
         operands = instruction.operands
         match mnemonic, operands:
@@ -359,7 +370,7 @@ class _Walker:
                 value = self._read(source, state)
                 return self._write(instruction, target, value if isinstance(value, Truth) else UNKNOWN, state)
             case ("lea", (target, Memory() as source)):
-                return self._write(instruction, target, self._address(source, state), state)
+                return self._write(instruction, target, address_of(source, state), state)
             case ("push", (source,)):
                 value = self._read(source, state)
                 lower = add(state.register("rsp"), -8)
@@ -390,7 +401,7 @@ class _Walker:
             case ("nop" | "endbr64" | "lfence" | "pause" | "prefetcht0" | "prefetchw", _):
                 return state
             case _ if mnemonic.startswith("set") and len(operands) == 1:
-                return self._write(instruction, operands[0], _truth(_condition(mnemonic[3:], state.flags)), state)
+                return self._write(instruction, operands[0], _truth(self._condition(mnemonic[3:], state)), state)
             case _ if mnemonic.startswith("cmov"):
                 return self._choose(instruction, mnemonic[4:], state)
             case _:
@@ -422,7 +433,7 @@ class _Walker:
 
     def _choose(self, instruction: Decoded, predicate: str, state: State) -> State:
         target, source = instruction.operands
-        condition = _condition(predicate, state.flags)
+        condition = self._condition(predicate, state)
         settled = condition.settled if condition is not None else None
         kept, moved = self._read(target, state), self._read(source, state)
         value = moved if settled is True else kept if settled is False or kept == moved else UNKNOWN
@@ -439,7 +450,7 @@ class _Walker:
         target = next((operand for operand in instruction.operands if isinstance(operand, Memory)), None)
         if mnemonic.startswith(_STRINGS):
             target = None  # how much is written depends on rcx, and where it ends on the direction flag
-        address = self._address(target, state) if target is not None and not target.segment else UNKNOWN
+        address = address_of(target, state) if target is not None and not target.segment else UNKNOWN
         return self._put(instruction, address, _size(target) if target is not None else 8, UNKNOWN, after)
 
     def _read(self, operand: Operand, state: State) -> Value:
@@ -453,22 +464,7 @@ class _Walker:
             case Memory():
                 if operand.segment:
                     return UNKNOWN
-                return self._load(self._address(operand, state), operand.size, state)
-
-    def _address(self, memory: Memory, state: State) -> Value:
-        if memory.segment:
-            return UNKNOWN
-        if memory.absolute is not None:
-            return Constant(memory.absolute)
-        base = state.register(memory.base.name) if memory.base is not None else ZERO
-        if memory.base is not None and memory.base.size < WORD_BYTES:
-            return UNKNOWN
-        if memory.index is not None:
-            index = state.register(memory.index.name)
-            if not isinstance(index, Constant):
-                return UNKNOWN
-            base = add(base, index.value * memory.scale)
-        return add(base, memory.displacement)
+                return self._load(address_of(operand, state), operand.size, state)
 
     def _load(self, address: Value, size: int, state: State) -> Value:
         offset = _stack_offset(address)
@@ -483,10 +479,10 @@ class _Walker:
 
     def _write(self, instruction: Decoded, target: Operand, value: Value, state: State) -> State:
         if isinstance(target, Memory):
-            address = self._address(target, state)
+            address = address_of(target, state)
             return self._put(instruction, address, target.size, narrow(value, target.size), state)
         if not isinstance(target, Register):
-            raise Obstacle(f"`{instruction.text}` at {instruction.address:#x} writes to a constant")
+            raise Obstacle(f"`{instruction.text}` at {self._place(instruction.address)} writes to a constant")
         if target.high:
             value = UNKNOWN
         elif target.size >= _CLEARS_THE_REST:
@@ -506,6 +502,23 @@ class _Walker:
         kept = {at: held for at, held in state.stack.items() if at + held[0] <= offset or at >= offset + size}
         # The address of something on the stack that is put there itself may be an argument of the next call.
         return replace(state, stack={**kept, offset: (size, value)}, escaped=state.escaped or _on_stack(value))
+
+
+def address_of(memory: Memory, state: State) -> Value:
+    """The address that an operand means; UNKNOWN for per-CPU data, and where a register is."""
+    if memory.segment:
+        return UNKNOWN
+    if memory.absolute is not None:
+        return Constant(memory.absolute)
+    base = state.register(memory.base.name) if memory.base is not None else ZERO
+    if memory.base is not None and memory.base.size < WORD_BYTES:
+        return UNKNOWN
+    if memory.index is not None:
+        index = state.register(memory.index.name)
+        if not isinstance(index, Constant):
+            return UNKNOWN
+        base = add(base, index.value * memory.scale)
+    return add(base, memory.displacement)
 
 
 def _join(left: State, right: State) -> State:
