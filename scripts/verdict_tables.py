@@ -9,8 +9,10 @@ from itertools import product
 
 from exitguard.audit import verdicts
 from exitguard.audit.chain import ChainInput, Links, Run, judge_chain, judge_links, judge_next_action, judge_state
+from exitguard.audit.kernel import machine_code_statement
 from exitguard.model.domain import OwnerKind
-from exitguard.model.kernel import KernelState
+from exitguard.model.kernel import Body, KernelState
+from exitguard.model.machine_code import Callee, FieldOffset, Helper, MachineCode
 from exitguard.model.pmu import Chain, ChainState, LinkName, PmuSetting, Tri
 
 Situation = tuple[str, ...]
@@ -229,7 +231,71 @@ def _rule_tables(judgements: list[tuple[ChainInput, Links, ChainState]]) -> Iter
     )
     yield "## Verdicts of HOST-KERNEL-GUARD\n"
     yield _table(("kernel state", "verdict"), {(state.value,): f"**{verdicts.kernel_guard(state).value}**" for state in KernelState})
+    yield from _machine_code_tables()
     yield _OTHER_RULES
+
+
+_HELPER: Helper = "kvm_pmu_trigger_event"
+_CALLEES: dict[str, Callee | None] = {
+    "is not in the image": None,
+    "returns where enable_pmu is 0": Callee(name=_HELPER, returns_when_off=True),
+    "returns where nothing counts": Callee(name=_HELPER, returns_when_empty=("pmc_counting_instructions",)),
+    "returns where another set is empty": Callee(name=_HELPER, body=Body.A, returns_when_empty=("other",)),
+    "returns on another condition": Callee(name=_HELPER, body=Body.A, other_exits=("u8[vcpu+0x8] == 0",)),
+    "is of no known shape": Callee(name=_HELPER),
+    "walks every counter": Callee(name=_HELPER, body=Body.A, returns_when_empty=("all_valid_pmc_idx",)),
+    "builds a bitmap": Callee(name=_HELPER, body=Body.B, returns_when_empty=("all_valid_pmc_idx",)),
+}
+_YES_NO = {True: "yes", False: "no"}
+#: Whether the field was found, and what of that follows: the call reached with it cleared, and with it set.
+_REACHED: dict[str, tuple[bool, bool | None, bool | None]] = {
+    "only where it is 1": (True, False, True),
+    "whether it is 0 or 1": (True, True, True),
+    "only where it is 0": (True, True, False),
+    "in neither case": (True, False, False),
+    "its place is not known": (False, None, None),
+}
+_ON_MACHINE_CODE = """## Kernel state by machine code
+
+What `kvm_skip_emulated_instruction()` shows, and what that proves. What could not be read is `unknown`, with the reason.
+
+Where it makes no PMU call:
+"""
+_ON_CALLS = """Where it makes one. *reached*: by the value of `kvm->arch.enable_pmu`; *callee*: what the called function does first;
+*conditions*: what else the call depends on, but for the next; *skip decides*: it is made where the instruction was skipped.
+"""
+
+
+def _machine_code_tables() -> Iterator[str]:
+    yield _ON_MACHINE_CODE
+    yield _table(("a PMU function is in the image", "it has a loop", "state"), _collect(_without_call()))
+    yield _ON_CALLS
+    yield _table(("reached", "it has a loop", "callee", "conditions", "skip decides", "state"), _collect(_with_call()))
+
+
+def _without_call() -> Iterator[tuple[Situation, str]]:
+    for present, loop in product((False, True), repeat=2):
+        reading = MachineCode(path="kvm.ko", helpers_present=(_HELPER,) if present else (), has_loop=loop)
+        yield (_YES_NO[present], _YES_NO[loop]), f"**{machine_code_statement(reading).state}**"
+
+
+def _with_call() -> Iterator[tuple[Situation, str]]:
+    for (reached, (found, off, on)), loop, (callee, shape) in product(_REACHED.items(), (False, True), _CALLEES.items()):
+        for conditions, skip in product((False, True), (True, False)):
+            reading = MachineCode(
+                path="kvm.ko",
+                enable_pmu=FieldOffset(offset=0x98F8, sources=("BTF", "code")) if found else None,
+                helper=_HELPER,
+                helpers_present=(_HELPER,),
+                has_loop=loop,
+                called_when_off=off,
+                called_when_on=on,
+                decided_by_skip=skip,
+                conditions=("u8[vcpu+0x8] != 0",) if conditions else (),
+                callee=shape,
+            )
+            situation = (reached, _YES_NO[loop], callee, _YES_NO[conditions], _YES_NO[skip])
+            yield situation, f"**{machine_code_statement(reading).state}**"
 
 
 def _opt_out(judgements: list[tuple[ChainInput, Links, ChainState]]) -> dict[Situation, str]:

@@ -73,7 +73,7 @@ def test_a_build_that_was_decided_by_file_beats_the_changelog_and_the_contradict
     kernels = KERNELS.model_copy(update={"builds": (build,)})
     judged, statements = judge_kernel(affected_kernel(changelog=(GUARD_ENTRY,)), kvm_module(build_id="ab" * 20), kernels)
     assert (judged.state, judged.body) == (KernelState.AFFECTED, Body.B)
-    assert [text.partition(":")[0] for text in judged.disagreements] == ["changelog"]
+    assert [text.partition(":")[0] for text in judged.disagreements] == ["changelog", "version"]
     assert statements[0].method is EvidenceMethod.BUILD_ID
 
 

@@ -106,3 +106,38 @@ def test_a_word_that_is_like_none_gets_no_far_fetched_hint(exitguard: Run, faili
     assert far.returncode == 64
     assert "near it" not in far.stderr
     assert "not the one domain that was seen; expected a rule such as" in far.stderr
+
+
+def test_rule_about_the_host_is_told_with_what_this_host_shows(exitguard: Run, failing_host: Path, tmp_path: Path) -> None:
+    result = exitguard("explain", "host-kernel-guard", "--sysroot", failing_host)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("HOST-KERNEL-GUARD  ")
+    assert "This host  compute-17  observed " in result.stdout
+    told = " ".join(result.stdout.split())
+    assert "Evidence strongest first - symbols /proc/kallsyms: kvm_pmu_trigger_event is there" in told
+    assert "The instructions that decide not read" in told
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert not (tmp_path / "state").exists()
+
+
+def test_rule_about_the_host_as_the_last_audit_saw_it(exitguard: Run, failing_host: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "its-own"
+    exitguard("audit", "--sysroot", failing_host, "--state-dir", directory)
+    (failing_host / "proc/kallsyms").unlink()
+    result = exitguard("explain", "HOST-KERNEL-GUARD", "--stored", "--state-dir", directory)
+    assert result.returncode == 0, result.stderr
+    assert "kvm_pmu_trigger_event is there" in " ".join(result.stdout.split())
+
+
+def test_rule_about_the_host_without_a_stored_audit_says_what_to_do(exitguard: Run, tmp_path: Path) -> None:
+    result = exitguard("explain", "HOST-KERNEL-GUARD", "--stored", "--state-dir", tmp_path / "none")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "run `exitguard audit" in result.stderr
+
+
+@pytest.mark.parametrize("rule", ["HOST-KERNEL-REBOOT", "HOST-SOURCES", "HOST-QEMU-PMU-CAP", "HOST-IDENTITY", "NOVA-DEFAULT-OFF"])
+def test_other_rules_about_the_host_have_this_hosts_verdict(exitguard: Run, failing_host: Path, rule: str) -> None:
+    result = exitguard("explain", rule, "--sysroot", failing_host)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "This host  compute-17" in result.stdout
+    assert "\nEvidence\n" in result.stdout

@@ -1,6 +1,8 @@
 """Small builders of reports: each gives a whole, valid record, with what the test is about replaced."""
 
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +28,8 @@ from exitguard.model.host import (
 from exitguard.model.kernel import Body, KernelState
 from exitguard.model.pmu import Chain, ChainState, Link, LinkName, NextAction, PmuSetting, Tri
 from exitguard.model.record import seen, unseen
+
+sys.path.insert(0, str(Path(__file__).parent))  # for machine_code_readings.py
 
 HOST_ID = "7f0c2a4e-0d51-4c6e-9b1f-2f1f5a3f9a10"
 MOMENT = datetime(2026, 5, 22, 3, 0, tzinfo=UTC)

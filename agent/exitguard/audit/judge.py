@@ -39,7 +39,7 @@ def judge(facts: FactsDocument, rulebook: Rulebook, *, machine_ids_seen: tuple[s
 
 def judge_host(facts: FactsDocument, rulebook: Rulebook) -> tuple[HostJudgement, tuple[KernelStatement, ...]]:
     """What is the same for every domain of the host, and every statement about its kernel."""
-    kernel, statements = judge_kernel(facts.host.kernel, facts.host.kvm, rulebook.kernels)
+    kernel, statements = judge_kernel(facts.host.kernel, facts.host.kvm, rulebook.kernels, cpu=facts.host.cpu.value)
     judgement = HostJudgement(
         observed_at=facts.observed_at,
         kernel=kernel,
@@ -129,6 +129,7 @@ def _host_report(facts: FactsDocument, kernel: KernelVerdict, evidence: tuple[Ev
             reason=kernel.reason,
             pending_reboot=kernel.pending_reboot,
             pending_release=kernel.pending_release,
+            returns_at_once=kernel.returns_at_once,
             evidence=evidence,
             disagreements=kernel.disagreements,
         ),

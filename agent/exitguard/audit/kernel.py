@@ -6,22 +6,37 @@ from a version alone, since vendors backport and the guard leaves no symbol; any
 patch has replaced it.
 """
 
-from exitguard.model.host import Changelog, InstalledKernel, KernelFacts, KvmFacts
+from collections.abc import Mapping
+from typing import Literal, cast
+
+from exitguard.audit.installed_kernels import helpful_kernel, judge_installed
+from exitguard.audit.machine_code import ANCHOR, machine_code_statement
+from exitguard.model.host import Changelog, Cpu, KernelFacts, KvmFacts
 from exitguard.model.kernel import Body, EvidenceMethod, KernelState, KernelStatement, KernelVerdict
 from exitguard.policy.lineage import find_kernel_lineage
-from exitguard.policy.schema import Kernels, Provenance
+from exitguard.policy.schema import Kernels
 
-#: The function that every skipped instruction runs through, and what tells an older or newer body (domain facts in the docs).
-ANCHOR = "kvm_skip_emulated_instruction"
+__all__ = ["judge_kernel", "kernel_statements", "machine_code_statement", "replaced_by_live_patch"]
+
+#: What tells an older or newer body (domain facts in the docs).
 TRIGGER = "kvm_pmu_trigger_event"
 RETIRED = "kvm_pmu_instruction_retired"
 
+#: A vendor module, and the virtualisation of the CPUs that it is for.
+_VIRTUALIZATION: dict[str, Literal["svm", "vmx", "none"]] = {"kvm_amd": "svm", "kvm_intel": "vmx"}
+#: What the cost of a PMU-off guest on an affected kernel depends on.
+_AT_ONCE = {
+    True: "for a PMU-off guest the PMU function finds no counter, and returns",
+    False: "on AMD the PMU function walks the counters of a PMU-off guest too",
+    None: "whether the PMU function finds counters to walk for a PMU-off guest depends on the CPU's vendor, which is not known",
+}
 _HARMLESS = (KernelState.GUARDED, KernelState.EQUIVALENT, KernelState.NOT_AFFECTED)
 
 
 def kernel_statements(kernel: KernelFacts, kvm: KvmFacts, kernels: Kernels) -> tuple[KernelStatement, ...]:
     """What each kind of evidence says, strongest first. Evidence that says nothing is left out."""
     found = (
+        machine_code_statement(kernel.machine_code.value) if kernel.machine_code.value is not None else None,
         _by_build_id(kvm, kernels),
         _by_changelog(kernel),
         _by_symbols(kernel),
@@ -82,47 +97,70 @@ def _by_version(kernel: KernelFacts, kernels: Kernels) -> KernelStatement | None
     )
 
 
-def judge_kernel(kernel: KernelFacts, kvm: KvmFacts, kernels: Kernels) -> tuple[KernelVerdict, tuple[KernelStatement, ...]]:
+def judge_kernel(
+    kernel: KernelFacts, kvm: KvmFacts, kernels: Kernels, *, cpu: Cpu | None = None
+) -> tuple[KernelVerdict, tuple[KernelStatement, ...]]:
     """The verdict on the running kernel, and every statement that went into it."""
     statements = kernel_statements(kernel, kvm, kernels)
-    state, reason, winner = _settle(statements)
-    patched = None if state is KernelState.UNKNOWN else _replaced_by_live_patch(kernel)
+    state, reason = _settle(statements, kernel)
+    patched = None if state is KernelState.UNKNOWN else replaced_by_live_patch(kernel)
     if patched is not None:
-        state, reason, winner = KernelState.UNKNOWN, patched, None
-    body = _body(state, winner, statements)
-    pending = None if state in _HARMLESS else _helpful_kernel(kernel, kernels)
+        state, reason = KernelState.UNKNOWN, patched
+    body = _body(state, statements)
+    at_once = _returns_at_once(body, kvm, cpu) if state is KernelState.AFFECTED else None
+    if state is KernelState.AFFECTED and body is not None:
+        reason += f"; {_AT_ONCE[at_once]}"
+    installed = judge_installed(kernel, kernels)
+    pending = None if state in _HARMLESS else helpful_kernel(installed, kernel.boots_next.value)
     verdict = KernelVerdict(
         state=state,
         body=body,
         reason=reason,
         pending_reboot=pending is not None,
         pending_release=pending,
-        disagreements=_disagreements(state, statements),
+        installed=installed,
+        returns_at_once=at_once,
+        disagreements=_disagreements(state, body, statements),
     )
     return verdict, statements
 
 
-def _settle(statements: tuple[KernelStatement, ...]) -> tuple[KernelState, str, KernelStatement | None]:
+def _settle(statements: tuple[KernelStatement, ...], kernel: KernelFacts) -> tuple[KernelState, str]:
     by_method = {statement.method: statement for statement in statements}
+    # What the instructions contradict is not concluded from names and numbers; who decided a build, or named the guard, knew more.
+    code = by_method.get(EvidenceMethod.MACHINE_CODE)
+    excluded = code.excludes if code is not None else ()
     for statement in statements:
-        if statement.state is None or statement.state is KernelState.UNKNOWN or statement.method is EvidenceMethod.VERSION:
+        by_name = statement.method is EvidenceMethod.SYMBOLS and statement.state in excluded
+        if statement.state in (None, KernelState.UNKNOWN) or statement.method is EvidenceMethod.VERSION or by_name:
             continue
-        return statement.state, f"{statement.source}: {statement.value}", statement
+        return cast(KernelState, statement.state), f"{statement.source}: {statement.value}"
     version = by_method.get(EvidenceMethod.VERSION)
     symbols = by_method.get(EvidenceMethod.SYMBOLS)
     changelog = by_method.get(EvidenceMethod.CHANGELOG)
-    if version is not None and version.state is KernelState.AFFECTED and symbols is not None and changelog is not None:
-        reason = f"{version.value}; the symbols fit, and {changelog.source} {changelog.value}"
-        return KernelState.AFFECTED, reason, version
+    fits = symbols is not None and symbols.state is None and changelog is not None and changelog.state is None
+    if version is not None and version.state is KernelState.AFFECTED and fits and KernelState.AFFECTED not in excluded:
+        reason = f"{version.value}; the symbols fit, and {cast(KernelStatement, changelog).source} does not name the guard"
+        return KernelState.AFFECTED, reason
+    return KernelState.UNKNOWN, _why_unsettled(by_method, kernel)
+
+
+def _why_unsettled(by_method: Mapping[EvidenceMethod, KernelStatement], kernel: KernelFacts) -> str:
+    code = by_method.get(EvidenceMethod.MACHINE_CODE)
+    if code is not None:
+        return f"the machine code does not settle it, nor does anything else: {code.value}"
+    version, symbols = by_method.get(EvidenceMethod.VERSION), by_method.get(EvidenceMethod.SYMBOLS)
+    unread = f"the machine code would decide ({kernel.machine_code.reason})"
     if symbols is not None:
-        missing = "the package's changelog or the machine code" if changelog is None else "the machine code"
-        return KernelState.UNKNOWN, f"affected or guarded: the symbols allow both, and the guard leaves none; {missing} would decide", None
+        missing = "the package's changelog or " if EvidenceMethod.CHANGELOG not in by_method else ""
+        return f"affected or guarded: the symbols allow both, and the guard leaves none; {missing}{unread}"
     if version is not None:
-        return KernelState.UNKNOWN, f"only the version speaks, which never decides, since vendors backport: {version.value}", None
-    return KernelState.UNKNOWN, "no evidence about this kernel could be read", None
+        return f"only the version speaks, which never decides, since vendors backport: {version.value}; {unread}"
+    return "no evidence about this kernel could be read"
 
 
-def _replaced_by_live_patch(kernel: KernelFacts) -> str | None:
+def replaced_by_live_patch(kernel: KernelFacts) -> str | None:
+    """Why the code of the kernel's own file says nothing about what runs; None where it does."""
     if kernel.live_patches.value is None:
         return f"whether a live patch has replaced {ANCHOR} or its PMU call cannot be seen: {kernel.live_patches.reason}"
     for patch in kernel.live_patches.value:
@@ -131,43 +169,35 @@ def _replaced_by_live_patch(kernel: KernelFacts) -> str | None:
     return None
 
 
-def _body(state: KernelState, winner: KernelStatement | None, statements: tuple[KernelStatement, ...]) -> Body | None:
+def _body(state: KernelState, statements: tuple[KernelStatement, ...]) -> Body | None:
+    """What the strongest says that speaks of a body; who settles the state may know none."""
     if state not in (KernelState.AFFECTED, KernelState.GUARDED):
         return None
-    if winner is not None and winner.body is not None:
-        return winner.body
     return next((statement.body for statement in statements if statement.body is not None), None)
 
 
-def _disagreements(state: KernelState, statements: tuple[KernelStatement, ...]) -> tuple[str, ...]:
-    if state is KernelState.UNKNOWN:
-        settled = {statement.state for statement in statements if statement.state is not None}
-        return (
-            tuple(f"{statement.method.value}: {statement.value}" for statement in statements if statement.state) if len(settled) > 1 else ()
-        )
-    return tuple(
-        f"{statement.method.value}: {statement.value}"
-        for statement in statements
-        if state in statement.excludes or (statement.state is not None and statement.state is not state)
-    )
+def _disagreements(state: KernelState, body: Body | None, statements: tuple[KernelStatement, ...]) -> tuple[str, ...]:
+    """Where the state is settled, what contradicts it; else every side, where there are two."""
+    said = [statement for statement in statements if statement.state not in (None, KernelState.UNKNOWN)]
+    if state is not KernelState.UNKNOWN:
+        against = [
+            each
+            for each in statements
+            if state in each.excludes or (each in said and (each.state is not state or each.body not in (None, body)))
+        ]
+    else:
+        excluding = [each for each in statements if any(other.state in each.excludes for other in said)]
+        two_sided = excluding or len({each.state for each in said}) > 1
+        against = [each for each in statements if each in said or each in excluding] if two_sided else []
+    return tuple(f"{statement.method.value}: {statement.value}" for statement in against)
 
 
-def _helpful_kernel(kernel: KernelFacts, kernels: Kernels) -> str | None:
-    """An installed kernel that is known to do no PMU work, while the running one is not: the one that boots next, if it is one."""
-    helpful = [installed.release for installed in kernel.installed.value or () if _helps(installed, kernel, kernels)]
-    boots_next = kernel.boots_next.value
-    return boots_next if boots_next in helpful else helpful[-1] if helpful else None
-
-
-def _helps(installed: InstalledKernel, kernel: KernelFacts, kernels: Kernels) -> bool:
-    if kernel.release.value is None:
-        return False  # it may be the running one
-    if installed.release == kernel.release.value:
-        # A newer build under the same name, where the changelog of the running one is known to be silent.
-        running = kernel.changelog.value
-        return bool(installed.guard_entries) and running is not None and not running.guard_entries
-    if installed.guard_entries:
-        return True
-    lineage = find_kernel_lineage(kernels, installed.release)
-    # An older kernel without the call is no cure, and an inference is no ground for a reboot.
-    return lineage is not None and lineage.state is KernelState.EQUIVALENT and lineage.provenance is not Provenance.INFERENCE
+def _returns_at_once(body: Body | None, kvm: KvmFacts, cpu: Cpu | None) -> bool | None:
+    """Whether a PMU-off guest's call finds no counter to walk: always in body B; in body A only on Intel, whose set is empty then."""
+    if body is not Body.A:
+        return None if body is None else True
+    modules = kvm.module.value.vendor_modules if kvm.module.value is not None else ()
+    vendors = {_VIRTUALIZATION[module] for module in modules if module in _VIRTUALIZATION}
+    if len(vendors) != 1:  # both are built in, or none is loaded
+        vendors = {cpu.virtualization} if cpu is not None else set()
+    return True if vendors == {"vmx"} else False if vendors == {"svm"} else None

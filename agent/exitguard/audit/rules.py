@@ -9,11 +9,14 @@ from exitguard.audit.domain import DomainJudgement, HostJudgement
 from exitguard.model.documents import FactsDocument
 from exitguard.model.evidence import Evidence
 from exitguard.model.finding import Finding, Subject, SubjectKind, Verdict
-from exitguard.model.host import KernelFacts
-from exitguard.model.kernel import KernelState, KernelStatement
+from exitguard.model.kernel import InstalledVerdict, KernelState, KernelStatement
 from exitguard.model.pmu import Chain, ChainState, LinkName, PmuSetting, Tri
 from exitguard.model.record import Observed
 from exitguard.policy.schema import Check, Rule, SourceName, SourcesParameters
+
+_WOULD_HELP = {True: "would help", False: "would not help", None: "may or may not help"}
+#: More kernels than this in one sentence tell nobody anything; the evidence has all.
+_MOST_TOLD = 3
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def kernel_evidence(judged: Judged) -> tuple[Evidence, ...]:
     """Every statement about the kernel, strongest first, and what could not be seen of it."""
     kernel = judged.facts.host.kernel
     found = [judged.evidence(f"{statement.method.value}: {statement.source}", statement.value) for statement in judged.statements]
-    unseen: tuple[Observed[object], ...] = (kernel.release, kernel.symbols, kernel.changelog)
+    unseen: tuple[Observed[object], ...] = (kernel.release, kernel.machine_code, kernel.symbols, kernel.changelog)
     found += [judged.evidence(observed.source, f"not seen: {observed.reason}") for observed in unseen if observed.reason is not None]
     return tuple(found)
 
@@ -85,39 +88,53 @@ def _kernel_guard(rule: Rule, judged: Judged) -> Iterator[Finding]:
 def _kernel_reboot(rule: Rule, judged: Judged) -> Iterator[Finding]:
     verdict, kernel = judged.host.kernel, judged.facts.host.kernel
     installed = kernel.installed
-    evidence = judged.evidence(
-        installed.source,
-        f"not seen: {installed.reason}" if installed.value is None else ", ".join(each.release for each in installed.value),
+    evidence: tuple[Evidence, ...] = (
+        judged.evidence(
+            installed.source,
+            f"not seen: {installed.reason}" if installed.value is None else ", ".join(each.release for each in installed.value),
+        ),
+        *(judged.evidence(f"installed {each.release}", f"{_WOULD_HELP[each.helps]}: {each.how}") for each in verdict.installed),
     )
     if verdict.pending_release is not None:
-        boots = kernel.boots_next.value
-        next_boot = (
-            f"the boot loader would start {boots}" if boots else f"which kernel boots next is not known ({kernel.boots_next.reason})"
-        )
-        same = verdict.pending_release == kernel.release.value
-        what = f"a newer build of {verdict.pending_release} is installed and would help, but the older one runs"
+        pending = next(each for each in verdict.installed if each.release == verdict.pending_release)
+        same = pending.release == kernel.release.value
+        what = f"a newer build of {pending.release} is installed and would help ({pending.how}), but the older one runs"
         if not same:
-            what = f"{verdict.pending_release} is installed and would help, but {kernel.release.value or 'another'} runs"
-        yield finding(rule, judged.host_subject, Verdict.FAIL, f"{what}; {next_boot}", (evidence,))
+            what = f"{pending.release} is installed and would help ({pending.how}), but {kernel.release.value or 'another'} runs"
+        yield finding(rule, judged.host_subject, Verdict.FAIL, f"{what}; {_next_boot(judged, pending)}", evidence)
     elif verdict.state not in (KernelState.AFFECTED, KernelState.UNKNOWN):
         reason = f"the running kernel is {verdict.state.value}: no other would help"
-        yield finding(rule, judged.host_subject, Verdict.PASS, reason, (evidence,))
-    elif (obstacle := _unread_kernels(kernel)) is not None:
-        yield finding(rule, judged.host_subject, Verdict.UNKNOWN, obstacle, (evidence,))
+        yield finding(rule, judged.host_subject, Verdict.PASS, reason, evidence)
+    elif (obstacle := _open_kernels(judged)) is not None:
+        yield finding(rule, judged.host_subject, Verdict.UNKNOWN, obstacle, evidence)
     else:
-        yield finding(rule, judged.host_subject, Verdict.PASS, "no installed kernel would help by being booted", (evidence,))
+        others = [each for each in verdict.installed if each.release != kernel.release.value]
+        told = "".join(f"; {each.release} would not: {each.how}" for each in others[-_MOST_TOLD:])
+        yield finding(rule, judged.host_subject, Verdict.PASS, f"no installed kernel would help by being booted{told}", evidence)
 
 
-def _unread_kernels(kernel: KernelFacts) -> str | None:
+def _next_boot(judged: Judged, pending: InstalledVerdict) -> str:
+    boots = judged.facts.host.kernel.boots_next
+    if boots.value is None:
+        return f"which kernel boots next is not known ({boots.reason})"
+    other = next((each for each in judged.host.kernel.installed if each.release == boots.value), None)
+    if other is None or other.release == pending.release:
+        return f"the boot loader would start {boots.value}"
+    return f"the boot loader would start {boots.value}, which {_WOULD_HELP[other.helps]}: {other.how}"
+
+
+def _open_kernels(judged: Judged) -> str | None:
     """Why it cannot be told whether an installed kernel would help; None where it can."""
+    kernel = judged.facts.host.kernel
     if kernel.installed.value is None:
         return f"which kernels are installed cannot be seen: {kernel.installed.reason}"
-    open_ones = [each.release for each in kernel.installed.value if each.guard_entries is None]
-    # The running release again: a build under the same name that has the guard, while it is not known which build runs.
-    open_ones += [each.release for each in kernel.installed.value if each.guard_entries and each.release == kernel.release.value]
-    if open_ones:
-        return f"whether an installed kernel would help cannot be told: no changelog settles it for {', '.join(open_ones[:5])}"
-    return f"which kernel runs cannot be seen: {kernel.release.reason}" if kernel.release.value is None else None
+    if kernel.release.value is None:
+        return f"whether an installed kernel would help cannot be told: which kernel runs cannot be seen: {kernel.release.reason}"
+    undecided = [each for each in judged.host.kernel.installed if each.helps is None]
+    if undecided:
+        told = "; ".join(f"{each.release}: {each.how}" for each in undecided[-_MOST_TOLD:])
+        return f"whether an installed kernel would help cannot be told: {told}"
+    return None
 
 
 def _qemu_pmu_capability(rule: Rule, judged: Judged) -> Iterator[Finding]:
@@ -177,7 +194,7 @@ def _missing(source: SourceName, judged: Judged) -> Iterator[Observed[object]]:
             candidates = (host.kernel.release,)
         case SourceName.KERNEL_EVIDENCE:
             settled = judged.host.kernel.state is not KernelState.UNKNOWN
-            candidates = () if settled else (host.kernel.symbols, host.kernel.changelog)
+            candidates = () if settled else (host.kernel.symbols, host.kernel.changelog, host.kernel.machine_code)
         case SourceName.KVM_ENABLE_PMU:
             known = judged.host.host_clears is not Tri.UNKNOWN
             candidates = () if known else (host.kvm.enable_pmu,)

@@ -1,4 +1,4 @@
-"""`exitguard explain`: a rule, a word of the reports, or one domain with all its evidence."""
+"""`exitguard explain`: a rule, with this host's evidence where it is about the host; a word of the reports; or one domain."""
 
 import difflib
 import os
@@ -20,12 +20,13 @@ from exitguard.cli.options import (
     WaiversOption,
 )
 from exitguard.cli.output import look_for, note, write_result
+from exitguard.cli.refusal import Refusal
 from exitguard.cli.report import aged, last_report
 from exitguard.cli.target import Asked, request_for, state_dir_for
 
 if TYPE_CHECKING:
     from exitguard.cycle import AuditRequest
-    from exitguard.model.documents import AuditReport
+    from exitguard.model.documents import AuditReport, FactsDocument
     from exitguard.policy.schema import Rule
     from exitguard.report.page import Look
 
@@ -37,7 +38,9 @@ def explain(
     context: typer.Context,
     topic: Annotated[str, typer.Argument(metavar="RULE|STATE|DOMAIN", help="A rule's id, a word of the reports, a domain's name or uuid.")],
     *,
-    stored: Annotated[bool, typer.Option("--stored", help="A domain as the last stored audit saw it, instead of a fresh look.")] = False,
+    stored: Annotated[
+        bool, typer.Option("--stored", help="Host or domain as the last stored audit saw it, instead of a fresh look.")
+    ] = False,
     connect: ConnectOption = None,
     sysroot: SysrootOption = None,
     policy: PolicyOption = None,
@@ -55,21 +58,29 @@ def explain(
 
     rules = load_rulebook(request.policy_files).policy.rules
     look = look_for(output, os.environ)
-    text = _explain_word(topic, rules, look)
+    rule = next((rule for rule in rules if rule.id == topic.strip().upper()), None)
+    text = _explain_word(topic, rule, look)
     if text is None:
-        report = _stored(state_dir_for(asked, os.environ)) if stored else _fresh(request)
-        text = _explain_domain(topic, rules, report, look)
+        report, facts = _stored(state_dir_for(asked, os.environ)) if stored else _fresh(request)
+        text = _explain_domain(topic, rules, report, look) if rule is None else _explain_host_rule(rule, report, facts, look)
     write_result(text, output)
 
 
-def _explain_word(topic: str, rules: "tuple[Rule, ...]", look: "Look") -> str | None:
+def _explain_word(topic: str, rule: "Rule | None", look: "Look") -> str | None:
+    """The page of what needs no look at the host; None for what does: a rule about the host, and a domain."""
+    from exitguard.model.finding import SubjectKind
     from exitguard.report import explanation, terms, words
 
-    rule = next((rule for rule in rules if rule.id == topic.strip().upper()), None)
     if rule is not None:
-        return explanation.explain_rule(rule, look)
+        return None if rule.subject is SubjectKind.HOST else explanation.explain_rule(rule, look)
     members, names = words.members_named(topic), terms.terms_named(topic)
     return explanation.explain_words(members, look, terms=names) if members or names else None
+
+
+def _explain_host_rule(rule: "Rule", report: "AuditReport", facts: "FactsDocument", look: "Look") -> str:
+    from exitguard.report.host_explanation import explain_host_rule
+
+    return explain_host_rule(rule, report, facts, look)
 
 
 def _explain_domain(topic: str, rules: "tuple[Rule, ...]", report: "AuditReport", look: "Look") -> str:
@@ -92,7 +103,7 @@ def _near(topic: str, known: list[str]) -> list[str]:
     return [by_folded[folded] for folded in difflib.get_close_matches(topic[:100].casefold(), by_folded, n=_MOST_NEAR, cutoff=_NEAR)]
 
 
-def _fresh(request: "AuditRequest") -> "AuditReport":
+def _fresh(request: "AuditRequest") -> "tuple[AuditReport, FactsDocument]":
     """A fresh audit. It begins no store; where there is one, the audit is remembered as any, under the id that waivers may name."""
     from exitguard.cycle import run_audit
     from exitguard.store.state_dir import HOST_ID_NAME
@@ -101,15 +112,19 @@ def _fresh(request: "AuditRequest") -> "AuditReport":
         request = replace(request, state_dir=None)
     outcome = run_audit(request)
     note(outcome.notices)
-    return outcome.report
+    return outcome.report, outcome.observation.facts
 
 
-def _stored(directory: Path) -> "AuditReport":
+def _stored(directory: Path) -> "tuple[AuditReport, FactsDocument]":
+    from exitguard.model.finding import EXIT_UNKNOWN
     from exitguard.store.host import HostStore
 
     now = datetime.now(UTC)
     with HostStore.open(directory, now=now, read_only=True) as store:
         report, stale = aged(last_report(store, None), store.audited_at(), now)
+        facts = store.facts()
     if stale:
         note([f"exitguard: stale: the last stored audit is of {report.observed_at:%Y-%m-%d %H:%M} UTC; run `exitguard audit`."])
-    return report
+    if facts is None:  # it went with the report, between the two looks
+        raise Refusal(f"exitguard: {directory} holds no facts any more: run `exitguard audit` first.", code=EXIT_UNKNOWN)
+    return report, facts

@@ -43,6 +43,15 @@ class KernelStatement(Record):
     value: str
 
 
+class InstalledVerdict(Record):
+    """Whether booting an installed kernel would help a host whose running one does not; None where that cannot be told."""
+
+    release: str
+    helps: bool | None
+    #: How that is known, or why not; stands after the release and a verb: `guarded by its machine code: ...`.
+    how: str
+
+
 class KernelVerdict(Record):
     """The merged judgement: the strongest statement that settles it, and every statement that contradicts it."""
 
@@ -52,4 +61,8 @@ class KernelVerdict(Record):
     pending_reboot: bool
     #: The installed kernel that would help, where one is pending.
     pending_release: str | None = None
+    #: Every installed kernel, oldest first.
+    installed: tuple[InstalledVerdict, ...] = ()
+    #: Of an affected kernel: whether the callee returns at once for a PMU-off guest on this host's vendor; None where that is not known.
+    returns_at_once: bool | None = None
     disagreements: tuple[str, ...] = ()

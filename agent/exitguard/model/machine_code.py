@@ -1,4 +1,4 @@
-"""What the machine code of one kernel says about the guard: observations only. audit/kernel.py alone makes a state of them."""
+"""What the machine code of one kernel says about the guard: observations only. audit/machine_code.py alone makes a state of them."""
 
 from typing import Literal
 
@@ -59,8 +59,8 @@ class MachineCode(Record):
     helper: Helper | None = None
     #: Which of the two are functions of this image.
     helpers_present: tuple[Helper, ...] = ()
-    #: Whether the function has a loop: then something may be inlined in it.
-    has_loop: bool = False
+    #: Whether the function has a loop: then something may be inlined in it. What was not read may have one.
+    has_loop: bool = True
     #: Whether the call can be reached where enable_pmu is cleared, and where it is set; None where its offset is not known.
     called_when_off: bool | None = None
     called_when_on: bool | None = None

@@ -47,6 +47,11 @@ def _word(member: StrEnum, look: Look) -> Iterator[RenderableType]:
 
 def explain_rule(rule: Rule, look: Look) -> str:
     """What a rule demands and why, where that is written, and what mends a failure."""
+    return render(look, rule_parts(rule, look))
+
+
+def rule_parts(rule: Rule, look: Look) -> list[RenderableType]:
+    """A rule's part of a page."""
     parts: list[RenderableType] = [
         Text.assemble(look.foreign(rule.id, STRONG), "  ", look.foreign(rule.title)),
         look.own(f"severity {rule.severity}, about a {rule.subject}", FAINT),
@@ -65,7 +70,7 @@ def explain_rule(rule: Rule, look: Look) -> str:
     if rule.references:
         parts.append(heading(look, "References"))
         parts.extend(hanging(look, "-", look.foreign(reference, limit_characters=400)) for reference in rule.references)
-    return render(look, parts)
+    return parts
 
 
 def explain_domain(report: AuditReport, domain: DomainReport, look: Look) -> str:
@@ -98,7 +103,7 @@ def _domain(report: AuditReport, domain: DomainReport, look: Look) -> Iterator[R
     for link in chain.links:
         yield from _link(link, look)
     yield from _verdicts([finding for finding in report.findings if finding.subject.id == domain.uuid], look)
-    yield from _evidence(domain.evidence, look)
+    yield from evidence_section(domain.evidence, look)
 
 
 def _owner(domain: DomainReport, look: Look) -> Text:
@@ -135,7 +140,8 @@ def _verdicts(findings: Sequence[Finding], look: Look) -> Iterator[RenderableTyp
         yield hanging(look, "-", line)
 
 
-def _evidence(evidence: Sequence[Evidence], look: Look) -> Iterator[RenderableType]:
+def evidence_section(evidence: Sequence[Evidence], look: Look) -> Iterator[RenderableType]:
+    """All that was observed, one line each, with its source and time."""
     yield heading(look, "Evidence")
     for one in evidence[:_MOST_EVIDENCE]:
         text = Text.assemble(look.foreign(one.source), look.own(": ", FAINT), look.foreign(one.value, limit_characters=400))

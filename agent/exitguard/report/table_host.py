@@ -19,7 +19,7 @@ from exitguard.report.words import label
 _MOST_PROGRAMS = 6
 _MOST_GUESTS = 4
 _MOST_MISSING = 20
-_KERNEL_STYLES = {
+KERNEL_STYLES = {
     KernelState.GUARDED: GOOD,
     KernelState.EQUIVALENT: GOOD,
     KernelState.NOT_AFFECTED: GOOD,
@@ -94,7 +94,7 @@ def unseen_mark(look: Look, observed: Observed[Any]) -> Text:
 
 
 def _kernel(kernel: KernelReport, look: Look) -> Text:
-    style = _KERNEL_STYLES[kernel.state]
+    style = KERNEL_STYLES[kernel.state]
     text = look.own(label(kernel.state), f"bold {style}")
     if kernel.body is not None:
         text.append_text(look.own(f", {label(kernel.body)}", style))

@@ -56,6 +56,11 @@ TERMS: dict[str, Term] = {
         "Two switches have this name. The line of the report is KVM's parameter, kvm.enable_pmu: N takes the PMU from every guest of "
         "the host. kvm->arch.enable_pmu is the flag of one guest: QEMU 11.0, or a backport, clears it for pmu=off, and the guard asks it.",
     ),
+    "returns_at_once": Term(
+        "field of the JSON report",
+        "Of an affected kernel: whether the PMU function finds no counter to walk for a PMU-off guest on this host, and returns. Body B "
+        "always does; body A does on Intel, and walks every counter on AMD. null: not affected, or the vendor is not known.",
+    ),
     "compliant": Term(_ANSWER, "Exit code 0: every rule passes, does not apply, or is waived. What could not be seen is never compliant."),
     "not compliant": Term(_ANSWER, "Exit code 2: at least one rule fails, and no waiver answers for it."),
     "stale": Term(

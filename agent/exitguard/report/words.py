@@ -163,7 +163,7 @@ _NEXT_ACTIONS: dict[StrEnum, Words] = {
         "install kernel", "Install a kernel that has the guard, or is equivalent (6.18 and later), and boot it in a maintenance window."
     ),
     NextAction.BOOT_INSTALLED_KERNEL: Words(
-        "reboot host", "A kernel with the guard is installed but not running: boot it in a maintenance window."
+        "reboot host", "A kernel that has the guard, or is equivalent, is installed but not running: boot it in a maintenance window."
     ),
 }
 

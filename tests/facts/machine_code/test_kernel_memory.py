@@ -72,6 +72,13 @@ def reading(observed: Observed[MachineCode]) -> MachineCode:
     return observed.value
 
 
+def patched(observed: Observed[MachineCode]) -> MachineCode:
+    """The reading of a guard that a live patch brought: in force in its copy, and not known to be in force everywhere."""
+    assert observed.value is not None, observed
+    assert "live patch guard guards the function's own call" in str(observed.value.obstacle)
+    return observed.value
+
+
 def reason(observed: Observed[MachineCode]) -> str:
     assert observed.reason is not None, observed
     return observed.reason
@@ -169,7 +176,7 @@ def test_closed_memory_says_whether_a_privilege_would_open_it(folder: Path, lock
 def test_copy_of_a_live_patch_is_what_is_read(folder: Path) -> None:
     patches = {"guard": {**ENABLED, f"kvm/{SKIP},1/x": ""}}
     kernel = RunningKernel(functions=[*kvm_functions(skip_code(entry=call(MADE))), COPY], patches=patches, hooks=REPLACED)
-    found = reading(read_live(kernel.write(folder)))
+    found = patched(read_live(kernel.write(folder)))
     assert (found.called_when_off, found.called_when_on) == (False, True)
     assert found.path == "/proc/kcore, the copy in live patch guard"
     assert found.build_id is None, "what is said of a patch must not be remembered of KVM's build"
@@ -218,7 +225,7 @@ def test_tracer_of_another_module_s_function_is_told_by_that_module(folder: Path
     module = next(each.module for each in functions if each.name == name)
     hooks = WATCHED.replace(f"{SKIP} [kvm]", f"{name} [{module}]")
     patches = {"guard": {**ENABLED, f"kvm/{SKIP},1/x": ""}}
-    found = reading(read_live(RunningKernel(functions=traced, patches=patches, hooks=hooks).write(folder)))
+    found = patched(read_live(RunningKernel(functions=traced, patches=patches, hooks=hooks).write(folder)))
     assert (found.called_when_off, found.called_when_on) == (False, True)
 
 
