@@ -58,9 +58,13 @@ def _offset_by_btf(image: Image, btf_base: bytes | None, structure: str, fields:
         return None
     from exitguard.facts.machine_code.btf import field_offset, needs_base
 
-    if btf_base is None and needs_base(image.btf):
+    base = image.btf_base or btf_base
+    try:
+        if base is None and needs_base(image.btf):
+            return None
+        return field_offset(image.btf, structure, fields, base=base)
+    except Obstacle:  # a base that does not fit, or names only the size of a structure: one source less
         return None
-    return field_offset(image.btf, structure, fields, base=btf_base)
 
 
 def _offset_by_code(image: Image) -> int | None:

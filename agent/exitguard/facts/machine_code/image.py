@@ -77,6 +77,8 @@ class Image:
     release: str | None = None
     #: The raw .BTF section, where there is one.
     btf: bytes | None = None
+    #: The raw .BTF.base section: what a module carries of the BTF that its own continues (Linux 6.11 and later, modules built apart).
+    btf_base: bytes | None = None
     #: Sites that the running kernel may turn into a jump, with their target: jump labels.
     jump_labels: Mapping[int, int] = field(default_factory=dict)
     #: Sites whose instructions the running kernel may replace, with what does it: alternatives, paravirt calls.
@@ -185,7 +187,7 @@ def load_image(elf: bytes, *, path: str, system_map: bytes | None = None) -> Ima
     )
     notes = [elf[each.offset : each.offset + each.size] for each in sections if each.kind == "SHT_NOTE"]
     modinfo = next((elf[each.offset : each.offset + each.size] for each in sections if each.name == ".modinfo"), b"")
-    btf = next((elf[each.offset : each.offset + each.size] for each in sections if each.name == ".BTF"), None)
+    types = {each.name: elf[each.offset : each.offset + each.size] for each in sections if each.name in (".BTF", ".BTF.base")}
     labels, sites = _patched_places(sections, memory, symbols)
     return Image(
         path=path,
@@ -193,7 +195,8 @@ def load_image(elf: bytes, *, path: str, system_map: bytes | None = None) -> Ima
         symbols=symbols,
         build_id=next((found for found in map(parse_build_id, notes) if found is not None), None),
         release=_release(modinfo, elf, sections),
-        btf=btf,
+        btf=types.get(".BTF"),
+        btf_base=types.get(".BTF.base"),
         jump_labels=labels,
         patch_sites=sites,
     )
