@@ -156,7 +156,11 @@ class Settings(BaseModel):
             allowed="a list of absolute paths",
             default="[] (what ships)",
         ),
-    ] = Field(default=(), description="files with a policy, kernels, QEMU versions or costs; each replaces the shipped file of its kind")
+    ] = Field(
+        default=(),
+        description="files with a policy, kernels, QEMU versions or costs; each replaces the shipped file of its kind, but files with "
+        "nothing but kernel builds (`exitguard kernel inspect --save`), which add to it",
+    )
     waiver_files: Annotated[
         tuple[AbsolutePath, ...],
         Guide(

@@ -2,14 +2,20 @@
 
 from typing import Any
 
-from exitguard.model.documents import AuditReport, FactsDocument
+from exitguard.model.documents import AuditReport, FactsDocument, KernelInspection
 from exitguard.model.record import Record
 from exitguard.model.samples import Samples
 from exitguard.policy.json_schema import policy_schemas
 from exitguard.report.changes import Changes
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_DOCUMENTS: dict[str, type[Record]] = {"audit": AuditReport, "changes": Changes, "facts": FactsDocument, "samples": Samples}
+_DOCUMENTS: dict[str, type[Record]] = {
+    "audit": AuditReport,
+    "changes": Changes,
+    "facts": FactsDocument,
+    "kernel-inspection": KernelInspection,
+    "samples": Samples,
+}
 
 
 def schema_names() -> tuple[str, ...]:

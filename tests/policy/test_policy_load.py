@@ -165,6 +165,33 @@ def test_second_file_of_a_kind_is_refused(write: Write, text: str, kind: str) ->
     assert f"expected one file of kind {kind} at most" in problem.message
 
 
+ADDITION = f"kind: kernels\nschema_version: 1\n{BUILD}"
+
+
+def test_builds_alone_add_to_what_is_known_of_kernels(write: Write) -> None:
+    shipped = load_rulebook().kernels
+    other = ADDITION.replace("0a1b2c3d4e5f60718293", "ffff2c3d4e5f60718293")
+    kernels = load_rulebook((write(ADDITION, "a.yaml"), write(other, "b.yaml"))).kernels
+    assert (kernels.lineages, kernels.changelog_markers) == (shipped.lineages, shipped.changelog_markers)
+    assert [build.build_id for build in kernels.builds[len(shipped.builds) :]] == ["0a1b2c3d4e5f60718293", "ffff2c3d4e5f60718293"]
+    kernels = load_rulebook((write(other, "b.yaml"), write(KERNELS + BUILD, "whole.yaml"))).kernels
+    assert [lineage.id for lineage in kernels.lineages] == ["a-lineage"]
+    assert [build.build_id for build in kernels.builds] == ["0a1b2c3d4e5f60718293", "ffff2c3d4e5f60718293"]
+
+
+def test_same_build_in_two_files_counts_once(write: Write) -> None:
+    noted = ADDITION.replace("a note", "another note")
+    builds = load_rulebook((write(KERNELS + BUILD, "whole.yaml"), write(noted, "b.yaml"))).kernels.builds
+    assert [build.note for build in builds] == ["a note"]
+
+
+def test_build_that_two_files_decide_otherwise_is_refused(write: Write) -> None:
+    first, second = write(ADDITION, "a.yaml"), write(ADDITION.replace("state: guarded", "state: affected\n    body: A"), "b.yaml")
+    (problem,) = policy_problems(first, second)
+    assert (problem.file, problem.line, problem.path) == (str(second), 6, "builds[0].state")
+    assert problem.message == f"expected guarded, which is what {first} says of this build, found affected, body A"
+
+
 REFUSED = [
     # What a file is.
     ("# <-", "", "expected a mapping with the keys kind and schema_version, found nothing"),
@@ -228,6 +255,8 @@ REFUSED = [
     (KERNELS + "    since: six # <-\n", "lineages[0].since", "expected a version in quotes, such as '6.9', found 'six'"),
     (KERNELS + "    since: '6.10'\n    before: '6.9' # <-\n", "lineages[0].before", "later than since ('6.10'), found '6.9'"),
     (KERNELS + "    since: '6.9'\n    before: '6.9.0' # <-\n", "lineages[0].before", "later than since"),
+    ("kind: kernels # <-\nschema_version: 1\nlineages: []\n", "changelog_markers", "expected this key beside lineages, found none"),
+    ("kind: kernels # <-\nschema_version: 1\nchangelog_markers: []\n", "lineages", "a file that only adds builds has neither"),
     (KERNELS + LINEAGE.replace("a-lineage", "a-lineage # <-"), "lineages[1].id", "which is taken by lineages[0]"),
     (KERNELS + BUILD.replace("0a1b2c3d4e5f60718293", "0A1B2C3D4E5F60718293 # <-"), "builds[0].build_id", "small hexadecimal digits"),
     (KERNELS + BUILD.replace("0a1b2c3d4e5f60718293", "01234567890123456789 # <-").replace(": 0", ": 1"), "builds[0].build_id", "quote it"),

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from exitguard import __version__
-from exitguard.cli import audit, config, daemon, doctor, explain, facts, policy, report, schema, waiver
+from exitguard.cli import audit, config, daemon, doctor, explain, facts, kernel, policy, report, schema, waiver
 from exitguard.cli.log import LogFormat, Logging
 from exitguard.cli.output import write_result
 
@@ -23,6 +23,7 @@ app.command("report")(report.report)
 app.command("explain")(explain.explain)
 app.command("doctor")(doctor.doctor)
 app.command("facts")(facts.facts)
+app.add_typer(kernel.app, name="kernel")
 app.command("daemon")(daemon.daemon)
 app.add_typer(policy.app, name="policy")
 app.add_typer(waiver.app, name="waiver")

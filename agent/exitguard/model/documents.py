@@ -17,6 +17,7 @@ from exitguard.model.evidence import Evidence
 from exitguard.model.finding import Finding
 from exitguard.model.host import Cpu, HostFacts, KvmFacts, LibvirtFacts, Mitigations, QemuBinary, Target, UnmanagedGuest
 from exitguard.model.kernel import Body, KernelState
+from exitguard.model.machine_code import MachineCode
 from exitguard.model.pmu import Chain, PmuSetting
 from exitguard.model.record import Observed, Record
 from exitguard.model.samples import Samples
@@ -71,6 +72,8 @@ class KernelReport(Record):
     reason: str
     pending_reboot: bool
     pending_release: str | None
+    #: Of an affected kernel: whether the PMU function returns at once for a PMU-off guest on this host's vendor; None: not known.
+    returns_at_once: bool | None = None
     evidence: tuple[Evidence, ...]
     disagreements: tuple[str, ...]
 
@@ -142,3 +145,30 @@ class ReportUpdate(Record):
     #: The report's head with the summary as it is now: no domains, no findings.
     head: AuditReport
     domains: tuple[DomainUpdate, ...]
+
+
+class InspectedKernel(Record):
+    """What the machine code of one kernel settles, and why."""
+
+    #: What was read: a file, or the kernel's memory.
+    path: str
+    #: Of the image, as far as it says; None where it was not read that far.
+    release: str | None
+    build_id: str | None
+    state: KernelState
+    body: Body | None
+    #: What decides, or why nothing does.
+    reason: str
+    #: The privilege, package or option that would show it, where one would.
+    unlock: str | None = None
+    evidence: tuple[Evidence, ...]
+    #: None where nothing could be read, or where what was read is not what runs.
+    reading: MachineCode | None
+
+
+class KernelInspection(Record):
+    """Kernels decided by their machine code alone: files first, then releases, each in the order asked for, then what runs."""
+
+    schema_version: Literal[1] = 1
+    tool: Tool = Tool()
+    kernels: tuple[InspectedKernel, ...]

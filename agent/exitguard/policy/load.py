@@ -45,8 +45,8 @@ class _Part:
 def load_rulebook(policy_files: tuple[Path, ...] = (), waiver_files: tuple[Path, ...] = ()) -> Rulebook:
     """The shipped policy, kernels, qemu and costs, each replaced by the given files of its kind; and the waivers.
 
-    Several given policies are judged together, under their ids joined by '+'. Raises PolicyError with all problems of the
-    policy files; those of the waiver files come with the rulebook.
+    Several given policies are judged together, under their ids joined by '+'; builds of files that bring nothing else are added to those
+    of the kernels. Raises PolicyError with all problems of the policy files; those of the waiver files come with the rulebook.
     """
     try:
         directory = policies_dir()
@@ -59,7 +59,7 @@ def load_rulebook(policy_files: tuple[Path, ...] = (), waiver_files: tuple[Path,
         raise PolicyError(bounded_problems(problems))
 
     policy = _combined_policy(given if any(isinstance(part.content, Policy) for part in given) else shipped, problems)
-    kernels = _only(Kernels, given, shipped, problems)
+    kernels = _combined_kernels(given, shipped, problems)
     qemus = _only(Qemus, given, shipped, problems)
     costs = _only(Costs, given, shipped, problems)
     if problems:
@@ -128,6 +128,15 @@ def _rule_hint(rule: str, rule_ids: Collection[str]) -> str:
 def read_source(path: Path) -> YamlSource:
     """The data of one YAML file. Raises SourceError where it is no regular file, is too large, may not be read, or is not YAML."""
     return parse_yaml(_read_text(path), str(path))
+
+
+def read_kernels(path: Path) -> tuple[str, Kernels]:
+    """A file of kind `kernels`, with its text as it is. Raises SourceError with every problem."""
+    text = _read_text(path)
+    part = _part(text, str(path))
+    if not isinstance(part.content, Kernels):
+        raise SourceError((part.source.problem(("kind",), f"expected 'kernels', which has builds, found {part.content.kind!r}"),))
+    return text, part.content
 
 
 def _read_text(path: Path) -> str:
@@ -205,6 +214,22 @@ def _only(content: type[C], given: list[_Part], shipped: list[_Part], problems: 
         message = f"expected one file of kind {extra.kind} at most, found a second: the first is {found[0][0].file}"
         problems.append(source.problem(("kind",), message))
     return found[0][1] if found else _only(content, shipped, [], problems)
+
+
+def _combined_kernels(given: list[_Part], shipped: list[_Part], problems: list[Problem]) -> Kernels:
+    """The one given or shipped file with all that is known of kernels, and the builds of every file that adds to it."""
+    added = [(part.source, part.content) for part in given if isinstance(part.content, Kernels) and part.content.brings_builds_alone]
+    whole = [part for part in given if not (isinstance(part.content, Kernels) and part.content.brings_builds_alone)]
+    kernels = _only(Kernels, whole, shipped, problems)
+    base = next(part.source.file for part in (*whole, *shipped) if part.content is kernels)
+    builds = {build.build_id: (build, base) for build in kernels.builds}
+    for source, extra in added:
+        for index, build in enumerate(extra.builds):
+            known, file = builds.setdefault(build.build_id, (build, source.file))
+            if known.verdict != build.verdict:
+                message = f"expected {known.verdict_in_words}, which is what {file} says of this build, found {build.verdict_in_words}"
+                problems.append(source.problem(("builds", index, "state"), message))
+    return kernels.model_copy(update={"builds": tuple(build for build, _ in builds.values())}) if added else kernels
 
 
 def _combined_policy(parts: list[_Part], problems: list[Problem]) -> Policy:

@@ -222,6 +222,16 @@ class BuildVerdict(PolicyPart):
     provenance: Provenance
     note: Text
 
+    @property
+    def verdict(self) -> tuple[KernelState, Body | None]:
+        """What was decided: all else about a build may differ from file to file."""
+        return self.state, self.body
+
+    @property
+    def verdict_in_words(self) -> str:
+        """`affected, body A`."""
+        return self.state.value if self.body is None else f"{self.state.value}, body {self.body.value}"
+
     @model_validator(mode="after")
     def _body_has_a_call(self) -> Self:
         _refuse_body_without_call(self.state, self.body)
@@ -234,13 +244,34 @@ def _refuse_body_without_call(state: KernelState, body: Body | None) -> None:
 
 
 class Kernels(PolicyPart):
-    """policies/kernels.yaml: what is known of kernels by release and by build-id."""
+    """policies/kernels.yaml: what is known of kernels by release and by build-id.
+
+    A file with neither changelog_markers nor lineages brings builds alone: it adds them to those of the others (policy/load.py).
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={"dependentRequired": {"changelog_markers": ["lineages"], "lineages": ["changelog_markers"]}},
+    )
 
     kind: Literal["kernels"] = "kernels"
     schema_version: Literal[1]
-    changelog_markers: tuple[Line, ...] = Field(description="a changelog entry that contains one of these names the guard")
-    lineages: tuple[KernelLineage, ...]
+    changelog_markers: tuple[Line, ...] = Field(default=(), description="a changelog entry that contains one of these names the guard")
+    lineages: tuple[KernelLineage, ...] = Field(default=(), description="given together with changelog_markers, or not at all")
     builds: tuple[BuildVerdict, ...] = ()
+
+    @property
+    def brings_builds_alone(self) -> bool:
+        """Whether this is an addition to what is known of kernels, and not all of it."""
+        return self.model_fields_set.isdisjoint(("changelog_markers", "lineages"))
+
+    @model_validator(mode="after")
+    def _whole_or_an_addition(self) -> Self:
+        for here, missing in (("changelog_markers", "lineages"), ("lineages", "changelog_markers")):
+            if here in self.model_fields_set and missing not in self.model_fields_set:
+                raise fault((missing,), f"expected this key beside {here}, found none; a file that only adds builds has neither")
+        return self
 
     @model_validator(mode="after")
     def _unique(self) -> Self:

@@ -107,6 +107,39 @@ def parse_yaml(text: str, file: str) -> YamlSource:
     return YamlSource(file, reading.root, reading.lines)
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A part of a text: a scalar, or the beginning or end of a list or mapping. Places are in characters from the text's beginning."""
+
+    start: int
+    end: int
+    #: From the beginning of its line.
+    column: int
+    #: How many levels deeper it is after it: 1, 0 or -1.
+    step: int
+    #: Whether a list or mapping that begins here is one in brackets.
+    flow: bool = False
+    #: Of a scalar; empty for all else.
+    value: str = ""
+
+
+def yaml_pieces(text: str, file: str) -> Iterator[Piece]:
+    """What `parse_yaml` reads, piece by piece, for who changes a part of a text. Raises SourceError."""
+    for event in _events(text, _Reading(file)):
+        name = type(event).__name__
+        if name.startswith(("Stream", "Document")):
+            continue
+        start, end = event.start_mark, event.end_mark
+        yield Piece(
+            start=start.index,  # type: ignore[union-attr]  # a parser's events have their marks
+            end=end.index,  # type: ignore[union-attr]
+            column=start.column,  # type: ignore[union-attr]
+            step=1 if name.endswith("StartEvent") else -1 if name.endswith("EndEvent") else 0,
+            flow=bool(getattr(event, "flow_style", False)),
+            value=getattr(event, "value", ""),
+        )
+
+
 def _events(text: str, reading: _Reading) -> "Iterator[Event]":
     """PyYAML's events: libyaml's where it was built with it. Neither recurses, and neither builds objects."""
     import yaml
