@@ -141,7 +141,7 @@ def _hints(report: AuditReport, facts: FactsDocument, look: Look) -> Iterator[Re
     if build_id is not None:
         hints = (
             Text.assemble(
-                look.own("A build is decided once, by its file: `exitguard kernel inspect FILE --save BUILDS.yaml`. Hosts recognise this one as "),
+                look.own("Decide a build once: `exitguard kernel inspect FILE --save BUILDS.yaml`. Hosts recognise this one as "),
                 look.foreign(build_id),
                 look.own("."),
             ),
