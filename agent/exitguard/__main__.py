@@ -13,11 +13,20 @@ def main() -> None:
     try:
         if arguments == ["--version"]:
             sys.exit(_print_version())
+        if "daemon" in arguments:
+            _ignore_reload()
         from exitguard.cli.edge import run
 
         sys.exit(run(arguments))
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
+
+
+def _ignore_reload() -> None:
+    """A reload that is asked for before the daemon listens must not end it: SIGHUP would. An ignored signal stays ignored through exec."""
+    import signal
+
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _print_version() -> int:

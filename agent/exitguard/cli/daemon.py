@@ -1,7 +1,6 @@
 """`exitguard daemon`: keep the audit of this host current, in the foreground, until SIGTERM."""
 
 import os
-import signal
 import sys
 
 import typer
@@ -18,8 +17,6 @@ def daemon(context: typer.Context, *, config: ConfigOption = None) -> None:
 
     Everything else is a setting: `exitguard config show --effective`.
     """
-    # A reload that is asked for before the daemon can do it would end it; an ignored signal stays ignored through exec.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _check(config)
     words = [sys.executable, "-I" if sys.flags.isolated else "-P", "-m", "exitguard.daemon"]  # nothing of the current directory
     words += ["--config", str(config)] if config is not None else []
