@@ -7,8 +7,23 @@ from typing import Literal
 from exitguard.facts.machine_code.fields import EnablePmu, pmu_field_names
 from exitguard.facts.machine_code.image import Image, Symbol, base_name
 from exitguard.facts.machine_code.obstacle import Obstacle
-from exitguard.facts.machine_code.values import Argument, Both, Condition, Load, Sum, Value, known, parts, told
-from exitguard.facts.machine_code.walk import NEVER_RETURN, Call, State, Walk, callee_state, entry_state, walk
+from exitguard.facts.machine_code.values import (
+    Argument,
+    Both,
+    Condition,
+    Constant,
+    Either,
+    Load,
+    Narrow,
+    Scanned,
+    Sum,
+    Value,
+    known,
+    parts,
+    told,
+    told_condition,
+)
+from exitguard.facts.machine_code.walk import STACK_CHECK, Call, State, Walk, callee_state, entry_state, walk
 from exitguard.model.kernel import Body
 from exitguard.model.machine_code import Callee
 
@@ -19,6 +34,10 @@ _BRANCH = "kvm_pmu_branch_retired"
 _DEEPEST_CALL = 3
 _MOST_CANDIDATES = 48
 _WORD_BYTES = 8
+_PLAIN = frozenset(
+    """mov movabs movzx movsx movsxd lea push pop leave cmp test and or xor add sub inc dec not neg shl sal shr sar bt tzcnt bsf nop endbr64
+    call ret cdqe cwde cdq cqo""".split()  # noqa: SIM905 - a list to read
+)
 VCPU = Argument("vcpu")
 
 Bitmap = Literal["pmc_counting_instructions", "all_valid_pmc_idx", "other"]
@@ -56,9 +75,14 @@ def read_callee(image: Image, call: Call, enable_pmu: EnablePmu | None, *, btf_b
     skipped = enable_pmu.load if enable_pmu is not None else None
     exits = [each for each in _exits(image, function.address, state, whole) if each.load != skipped]
     fields = pmu_field_names(image, btf_base=btf_base)
-    bitmaps = {each.load: _which(image, each.load, fields) for each in exits if each.is_bitmap}
+    walked = _walked(image, whole)
+    bitmaps = {each.load: _which(image, each.load, fields, walked) for each in exits if each.is_bitmap}
     empty = tuple(dict.fromkeys(bitmaps.values()))
-    others = tuple(f"{_told(image, each.load)} == {each.value}" for each in exits if not each.is_bitmap)
+    allowed = frozenset(load for load, name in bitmaps.items() if name == "all_valid_pmc_idx")
+    others = (
+        *(f"{_told(image, each.load)} == {each.value}" for each in exits if not each.is_bitmap),
+        *_spared(image, whole, allowed),
+    )
     callee = Callee(name=function.name, body=_body(image, whole, empty), returns_when_empty=empty, other_exits=others)
     first = next((each for each in exits if each.is_bitmap), None)
     if first is None:
@@ -68,6 +92,43 @@ def read_callee(image: Image, call: Call, enable_pmu: EnablePmu | None, *, btf_b
     return CalleeReading(
         callee, _returns_at_once(image, function.address, state, {first.load: 0}), f"{_told(image, first.load)} == 0{words}"
     )
+
+
+def _spared(image: Image, whole: Walk, allowed: frozenset[Load], *, deep: int = 0) -> Iterator[str]:
+    """The conditions, other than on the set of every counter, by which the walk over the counters may be passed by."""
+    work = whole.looping
+    for call in whole.calls.values():
+        if _is_helper(call) and deep < _DEEPEST_CALL and not work:
+            yield from _spared(image, _follow(image, call.target or 0, callee_state(call), {}), allowed, deep=deep + 1)
+            work = frozenset({call.site})
+    reaching = whole.reaching(work)
+    for address, edges in sorted(whole.edges.items()):
+        if address in work or len({edge.to in reaching for edge in edges}) == 1:
+            continue
+        condition = next(edge.condition for edge in edges if edge.to in reaching)
+        if condition is None or not all(_is_of(side, allowed) for side in (condition.left, condition.right)):
+            yield told_condition(condition, image.name_at) if condition is not None else "a jump"
+
+
+def _is_of(value: Value, allowed: frozenset[Load]) -> bool:
+    """Whether a value is made of nothing but the set of every counter, or of that and another set of the vCPU's in one."""
+    match value:
+        case Constant():
+            return True
+        case Load():
+            return value in allowed
+        case Scanned(inner) | Narrow(inner, _):
+            return _is_of(inner, allowed)
+        case Either(values):
+            return all(_is_of(each, allowed) for each in values)
+        case Both("and", left, right):
+            return _is_pair(value) and bool({left, right} & allowed)
+        case _:
+            return False
+
+
+def _is_helper(call: Call) -> bool:
+    return call.target is not None and call.name is not None and base_name(call.name) in HELPERS
 
 
 @dataclass(frozen=True)
@@ -93,10 +154,10 @@ def _returns_at_once(image: Image, entry: int, state: State, assumed: Mapping[Lo
         seen = _follow(image, entry, state, assumed)
     except Obstacle:
         return None
-    if seen.stores or seen.patched or seen.loops:
+    if seen.stores or seen.patched or seen.loops or not seen.returns or not _is_plain(seen):
         return None
     for call in seen.calls.values():
-        if call.name in NEVER_RETURN:
+        if call.name == STACK_CHECK:
             continue
         ours = call.target is not None and call.name is not None and base_name(call.name) in HELPERS and not call.is_jump
         if not ours or deep == _DEEPEST_CALL or image.function_at(call.target or 0) is None:
@@ -104,6 +165,12 @@ def _returns_at_once(image: Image, entry: int, state: State, assumed: Mapping[Lo
         if _returns_at_once(image, call.target or 0, callee_state(call), assumed, deep=deep + 1) is None:
             return None
     return seen
+
+
+def _is_plain(seen: Walk) -> bool:
+    """Whether nothing is done but to compute and to jump: a trap, or a privileged instruction, is no return at once."""
+    words = (seen.instructions[address].mnemonic.rpartition(" ")[2] for address in seen.states)
+    return all(word in _PLAIN or word.startswith(("j", "set", "cmov")) for word in words)
 
 
 def _exits(image: Image, entry: int, state: State, whole: Walk) -> Iterator[_Exit]:
@@ -145,13 +212,22 @@ def _vcpu_offset(value: Value) -> int | None:
             return None
 
 
-def _which(image: Image, load: Load, by_btf: Mapping[int, str]) -> Bitmap:
+def _walked(image: Image, whole: Walk, *, deep: int = 0) -> frozenset[Value]:
+    """The values whose bits are walked, each by itself: where the version decides whether it is masked, the bare one is among them."""
+    found = {each for value in whole.scanned for each in (value.values if isinstance(value, Either) else (value,))}
+    for call in whole.calls.values():
+        if _is_helper(call) and deep < _DEEPEST_CALL:
+            found |= _walked(image, _follow(image, call.target or 0, callee_state(call), {}), deep=deep + 1)
+    return frozenset(found)
+
+
+def _which(image: Image, load: Load, by_btf: Mapping[int, str], walked: frozenset[Value]) -> Bitmap:
     """Which bitmap a load is of: by BTF, and by what the code for branches tests in its place. Two that disagree are `other`."""
     offset = _vcpu_offset(load)
     if offset is None:
         return "other"
     named = by_btf.get(offset) if by_btf else None
-    by_code = _by_branches(image, offset)
+    by_code = _by_branches(image, offset, walked=load in walked)
     if by_btf:
         if named == "pmc_counting_instructions" and by_code != "all_valid_pmc_idx":
             return "pmc_counting_instructions"
@@ -161,15 +237,15 @@ def _which(image: Image, load: Load, by_btf: Mapping[int, str]) -> Bitmap:
     return by_code
 
 
-def _by_branches(image: Image, offset: int) -> Bitmap:
+def _by_branches(image: Image, offset: int, *, walked: bool) -> Bitmap:
     """A bitmap that the code for both instructions and branches tests is for every event; two that lie side by side are one for each.
 
     struct kvm_pmu has pmc_counting_instructions right before pmc_counting_branches (Linux 6.18, arch/x86/include/asm/kvm_host.h).
-    Where the wrappers of 6.18 are not there at all, there is only the one for every event.
+    Where the wrappers of 6.18 are not there at all, there is only the one for every event: it is the one that is walked.
     """
     branches = image.functions(_BRANCH)
     if not branches:
-        return "other" if image.functions(RETIRED) else "all_valid_pmc_idx"
+        return "all_valid_pmc_idx" if walked and not image.functions(RETIRED) else "other"
     tested = {each for symbol in branches for each in _bitmaps_tested(image, symbol)}
     if tested == {offset}:
         return "all_valid_pmc_idx"

@@ -6,7 +6,7 @@ from typing import Literal
 
 from exitguard.facts.machine_code.image import Image, Symbol, base_name
 from exitguard.facts.machine_code.obstacle import Obstacle
-from exitguard.facts.machine_code.values import ZERO, Argument, Constant, Load, Sum, Value, add
+from exitguard.facts.machine_code.values import ZERO, Argument, Constant, Load, Sum, Value, add, known, parts
 from exitguard.facts.machine_code.walk import Walk, entry_state, walk
 from exitguard.model.machine_code import FieldOffset
 
@@ -31,8 +31,10 @@ class EnablePmu:
 
 def find_enable_pmu(image: Image, *, btf_base: bytes | None) -> EnablePmu | None:
     """The field, or None where neither source shows it. Raises Obstacle where the two disagree."""
-    by_code = _offset_by_code(image)
+    by_code, copied = _offset_by_code(image)
     by_btf = _offset_by_btf(image, btf_base, "kvm", ("arch", "enable_pmu"))
+    if by_btf is not None and not copied and by_code != by_btf:
+        by_code = None  # a byte that depends on the global is a witness, and not one against the field's own name
     if by_code is not None and by_btf is not None and by_code != by_btf:
         raise Obstacle(
             f"kvm->arch.enable_pmu lies at {by_btf:#x} by BTF and at {by_code:#x} by {_INITIALIZER}: expected the same from both"
@@ -67,8 +69,8 @@ def _offset_by_btf(image: Image, btf_base: bytes | None, structure: str, fields:
         return None
 
 
-def _offset_by_code(image: Image) -> int | None:
-    """Where kvm_arch_init_vm() stores the global; None where that is not what it does, or in several places.
+def _offset_by_code(image: Image) -> tuple[int | None, bool]:
+    """Where kvm_arch_init_vm() stores the global, and whether it is copied as it is; None where it does not, or in several places.
 
     Until 6.18 the byte is copied. Since then it is `enable_pmu && !has_protected_state`: the one byte that is stored as 0 where the
     global is 0, and as something else where it is 1.
@@ -76,16 +78,26 @@ def _offset_by_code(image: Image) -> int | None:
     globals_ = image.addresses_of(_GLOBAL)
     functions = image.functions(_INITIALIZER)
     if len(globals_) != 1 or len(functions) != 1:
-        return None
+        return None, False
     read = Load(Constant(next(iter(globals_))), 1)
     try:
-        copied = _bytes_of_kvm(_walk(image, functions[0], {}), lambda value: value == read)
-        if not copied:
-            zero = _bytes_of_kvm(_walk(image, functions[0], {read: 0}), lambda value: value == ZERO)
-            copied = zero - _bytes_of_kvm(_walk(image, functions[0], {read: 1}), lambda value: value == ZERO)
+        plain = _walk(image, functions[0], {})
+        copied = _bytes_of_kvm(plain, lambda value: value == read)
+        if copied or _is_merged(plain, read):
+            return (copied.pop() if len(copied) == 1 else None), True
+        zero, one = (_walk(image, functions[0], {read: value}) for value in (0, 1))
+        derived = _bytes_of_kvm(zero, lambda value: value == ZERO) - _bytes_of_kvm(one, lambda value: value == ZERO)
+        derived &= _bytes_of_kvm(one, lambda _: True)  # stored by both, whatever the global is
     except Obstacle:
-        return None
-    return copied.pop() if len(copied) == 1 else None
+        return None, False
+    return (derived.pop() if len(derived) == 1 else None), False
+
+
+def _is_merged(seen: Walk, read: Load) -> bool:
+    """Whether the copy may be part of a wider store, with neighbours."""
+    stores = [store for store in seen.stores.values() if isinstance(store.address, Sum) and store.address.base == _KVM]
+    # Compilers put two bytes into one word; its value is then no longer followed.
+    return any(store.size > 1 and (read in parts(store.value) or (store.size == 2 and not known(store.value))) for store in stores)  # noqa: PLR2004
 
 
 def _walk(image: Image, function: Symbol, assumed: Mapping[Load, int]) -> Walk:

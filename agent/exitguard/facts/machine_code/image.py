@@ -29,6 +29,8 @@ _MOST_SYMBOLS = 2_000_000
 #: A function without a size ends where the next symbol begins, and no later than this.
 _LARGEST_FUNCTION_BYTES = 1 << 16
 _ADDRESS_MASK = (1 << 64) - 1
+#: So many symbols before an address are looked at for the function that it is in.
+_MOST_NEAR = 64
 
 # <elf.h>
 _ET_REL, _ET_EXEC, _ET_DYN = "ET_REL", "ET_EXEC", "ET_DYN"
@@ -40,6 +42,7 @@ _RELOCATION = struct.Struct("<QQq")
 #: Relocation type to (size in bytes, relative to its place): those that the kernel's own loader knows, and its no-op.
 _RELOCATIONS = {1: (8, False), 2: (4, True), 4: (4, True), 10: (4, False), 11: (4, False), 24: (8, True)}
 _R_X86_64_NONE = 0
+_PATCHES = frozenset({"__jump_table", ".altinstructions", ".parainstructions"})
 
 #: What compilers append to the name of a function that they changed or split.
 _SUFFIX = re.compile(r"(?:\.(?:isra|constprop|part|cold|llvm|lto_priv|localalias|\d+))+$")
@@ -98,14 +101,20 @@ class Image:
         """The name of what begins at an address; a function's before any other."""
         return self._names.get(address)
 
+    def object_at(self, address: int) -> str | None:
+        """The name of the data that an address is in, or is the end of what was not sized; None where it is in none."""
+        for symbol in self.symbols:
+            if not symbol.is_function and symbol.address <= address < symbol.address + max(symbol.size, 1):
+                return symbol.name
+        return None
+
     def function_at(self, address: int) -> Symbol | None:
         """The function whose code an address is in."""
         index = bisect_right(self._starts, address)
-        # Several names may begin at one place, and an alias may be the shorter one.
-        for candidate in self._ordered[max(index - 8, 0) : index]:
-            if candidate.address <= address < candidate.address + self.extent(candidate):
-                return candidate
-        return None
+        # Several names may begin at one place, an alias may be the shorter one, and labels without a type may lie inside.
+        near = self._ordered[max(index - _MOST_NEAR, 0) : index]
+        holding = [each for each in near if each.address <= address < each.address + self.extent(each)]
+        return max(holding, key=self.extent, default=None)
 
     def place(self, address: int) -> str:
         """An address in words, as its distance from a function's beginning: what a kernel's memory is laid out like stays there."""
@@ -188,7 +197,7 @@ def load_image(elf: bytes, *, path: str, system_map: bytes | None = None) -> Ima
     notes = [elf[each.offset : each.offset + each.size] for each in sections if each.kind == "SHT_NOTE"]
     modinfo = next((elf[each.offset : each.offset + each.size] for each in sections if each.name == ".modinfo"), b"")
     types = {each.name: elf[each.offset : each.offset + each.size] for each in sections if each.name in (".BTF", ".BTF.base")}
-    labels, sites = _patched_places(sections, memory, symbols)
+    labels, sites = _patched_places(sections, memory, symbols, relocatable=relocatable)
     return Image(
         path=path,
         memory=memory,
@@ -390,15 +399,22 @@ class _FileMemory:
                 content[at] = byte
 
 
-def _patched_places(sections: list[_Section], memory: _FileMemory, symbols: tuple[Symbol, ...]) -> tuple[dict[int, int], dict[int, str]]:
+def _patched_places(
+    sections: list[_Section], memory: _FileMemory, symbols: tuple[Symbol, ...], *, relocatable: bool
+) -> tuple[dict[int, int], dict[int, str]]:
     """Jump labels with their targets, and sites of alternatives and paravirt calls: what the running kernel changes in the code."""
-    by_name = {each.name: each for each in sections if each.flags & _SHF_ALLOC}
+    allocated = [each for each in sections if each.flags & _SHF_ALLOC]
+    by_name = {each.name: each for each in allocated}
+    if len([each for each in allocated if each.name in _PATCHES]) > len(_PATCHES & by_name.keys()):
+        raise Obstacle("a section of what the kernel changes is there twice: expected a module that was linked as the kernel links its own")
     wanted = ("__start___jump_table", "__stop___jump_table", "__alt_instructions", "__alt_instructions_end")
     marks = {symbol.name: symbol.address for symbol in symbols if symbol.name in wanted}
     labels: dict[int, int] = {}
     table = by_name.get("__jump_table")
     if table is not None:
         labels = _jump_labels(memory, table.address, table.size)
+    elif table is None and not relocatable and "__start___jump_table" not in marks:
+        raise Obstacle("its jump labels cannot be found: which instructions the kernel turns into jumps is not known")
     elif "__start___jump_table" in marks and "__stop___jump_table" in marks:
         labels = _jump_labels(memory, marks["__start___jump_table"], marks["__stop___jump_table"] - marks["__start___jump_table"])
     sites: dict[int, str] = {}

@@ -10,18 +10,25 @@ from typing import cast
 from exitguard.facts.machine_code.callee import HELPERS, VCPU, CalleeReading, read_callee
 from exitguard.facts.machine_code.fields import EnablePmu, find_enable_pmu
 from exitguard.facts.machine_code.image import Image, Symbol, base_name
-from exitguard.facts.machine_code.instructions import Decoded, Memory, decode
+from exitguard.facts.machine_code.instructions import Decoded, Immediate, Memory, decode
 from exitguard.facts.machine_code.listing import list_instructions
 from exitguard.facts.machine_code.obstacle import Obstacle
 from exitguard.facts.machine_code.values import Condition, Constant, Load, Narrow, Result, Sum, Value, known, told_condition
-from exitguard.facts.machine_code.walk import Call, Walk, address_of, entry_state, walk
+from exitguard.facts.machine_code.walk import Call, Walk, address_of, entry_state, is_indirect, walk
 from exitguard.model.machine_code import Helper, Instruction, MachineCode
 
 ANCHOR = "kvm_skip_emulated_instruction"
 #: In every spelling of the call that moves the guest's instruction pointer: __SCT__kvm_x86_..., svm_..., vmx_..., vt_...
 _SKIPS = "skip_emulated_instruction"
+_READS_FLAGS = "get_rflags"
+_PMU_WORDS = ("pmu", "pmc_")
+#: Where the vendor's functions are called through, before static calls: kvm_x86_ops.
+_OPERATIONS = "kvm_x86_ops"
+_OF_TEXT = frozenset({"_text", "_stext"})
+#: Smaller numbers are no addresses of a kernel.
+_LARGEST_NUMBER = 1 << 32
 #: So many functions are looked at for a PMU call that hides behind others.
-_MOST_FUNCTIONS = 200
+_MOST_FUNCTIONS = 1000
 
 
 @dataclass(frozen=True)
@@ -56,9 +63,10 @@ def _read(image: Image, reading: MachineCode, btf_base: bytes | None) -> Machine
     _refuse_patched(plain)
     _refuse_computed_jumps(plain)
     reading = reading.model_copy(update={"enable_pmu": enable_pmu.offset if enable_pmu is not None else None, "has_loop": plain.loops})
-    calls = _pmu_calls(plain)
+    calls = _pmu_calls(image, plain)
     if not calls:
-        _refuse_nameless(image, plain)
+        if not reading.helpers_present:
+            _refuse_other_names(image, plain)
         return reading.model_copy(update={"listing": list_instructions(image, function, plain, {})})
     if len({call.target for call in calls}) > 1:
         raise Obstacle(f"{ANCHOR} calls more than one PMU function: expected one")
@@ -66,15 +74,16 @@ def _read(image: Image, reading: MachineCode, btf_base: bytes | None) -> Machine
     off = on = None
     if enable_pmu is not None:
         without = _walk(image, function, {enable_pmu.load: 0})
-        off, on = bool(_pmu_calls(without)), bool(_pmu_calls(_walk(image, function, {enable_pmu.load: 1})))
+        with_pmu = _walk(image, function, {enable_pmu.load: 1})
+        off, on = bool(_pmu_calls(image, without)), bool(_pmu_calls(image, with_pmu))
         if not off:
             _refuse_changed(plain, enable_pmu)
-            _refuse_hidden(image, without, calls[0])
+            _refuse_hidden(image, without, with_pmu)
     callee = read_callee(image, calls[0], enable_pmu, btf_base=btf_base)
     notes = _notes(image, plain, calls, decisions, enable_pmu)
     return reading.model_copy(
         update={
-            "helper": base_name(calls[0].name or ""),
+            "helper": _helper_name(image, calls[0]),
             "called_when_off": off,
             "called_when_on": on,
             "decided_by_skip": any(decision.is_skip_result for decision in decisions),
@@ -130,43 +139,89 @@ def _overlap(left: Value, left_size: int, right: Value, right_size: int) -> bool
     return left_base == right_base and left_at < right_at + right_size and right_at < left_at + left_size
 
 
-def _pmu_calls(seen: Walk) -> list[Call]:
-    return [call for _, call in sorted(seen.calls.items()) if call.name is not None and base_name(call.name) in HELPERS]
+def _pmu_calls(image: Image, seen: Walk) -> list[Call]:
+    return [call for _, call in sorted(seen.calls.items()) if _is_helper_at(image, call.target)]
 
 
-def _refuse_hidden(image: Image, without: Walk, pmu_call: Call) -> None:
-    """The call may hide in a function that is called instead, or in one that this calls, as far as direct calls lead."""
+def _helper_name(image: Image, call: Call) -> str:
+    function = image.function_at(call.target) if call.target is not None else None
+    if function is not None and function.address != call.target:
+        raise Obstacle(f"{ANCHOR} calls into the middle of {function.name}")
+    return base_name(function.name if function is not None else call.name or "")
+
+
+def _is_helper_at(image: Image, address: int | None) -> bool:
+    """Whether an address is one of the PMU functions, or inside one."""
+    function = image.function_at(address) if address is not None else None
+    name = function.name if function is not None else image.name_at(address) if address is not None else None
+    return name is not None and base_name(name) in HELPERS
+
+
+def _refuse_hidden(image: Image, without: Walk, with_pmu: Walk) -> None:
+    """Where the PMU call is not reached with enable_pmu cleared, it may hide in a function that is called.
+
+    It is followed as far as calls, jumps and addresses lead. A pointer that is called ends that, but only in what is called in place of
+    the PMU call: what is called either way is no guard's doing. What moves the guest's instruction pointer comes before the decision.
+    """
     _refuse_nameless(image, without)
-    passed: set[int] = set()
-    pending: list[int] = []
+    either_way = {call.target for call in with_pmu.calls.values()}
+    pending: list[tuple[int, bool]] = []
     for call in without.calls.values():
         if call.target is None:
             raise Obstacle(
                 f"{ANCHOR} calls through a pointer (`{without.instructions[call.site].text}`): where that leads is not in the image"
             )
-        pending.append(call.target)
-    while pending and len(passed) < _MOST_FUNCTIONS:
-        function = image.function_at(pending.pop(0))
+        if not any(word in (call.name or "") for word in (_SKIPS, _READS_FLAGS)):
+            pending.append((call.target, call.target not in either_way))
+    pending.sort(key=lambda each: not each[1])  # what is called in place of it first: it is looked at more closely
+    passed: set[int] = set()
+    while pending:
+        target, instead = pending.pop(0)
+        function = image.function_at(target)
         if function is None or function.address in passed:
             continue
+        if len(passed) == _MOST_FUNCTIONS:
+            raise Obstacle(f"more than {_MOST_FUNCTIONS} functions can be reached from what {ANCHOR} calls: not all were looked at")
         passed.add(function.address)
-        targets = _direct_targets(image, function)
-        if pmu_call.target in targets:
-            raise Obstacle(f"{function.name}, which {ANCHOR} calls or leads to, calls {pmu_call.name} too")
-        pending += sorted(targets)
+        targets, through_pointers = _places_named(image, function)
+        if any(_is_helper_at(image, each) for each in targets):
+            raise Obstacle(f"{function.name}, which {ANCHOR} calls or leads to, makes the PMU call too")
+        if instead and through_pointers:
+            raise Obstacle(f"{function.name}, which {ANCHOR} calls or leads to only where the PMU is off, calls through a pointer")
+        pending += [(each, instead) for each in sorted(targets)]
 
 
 def _refuse_nameless(image: Image, seen: Walk) -> None:
     """A call of a function without a name may be any call: only a part of the symbols is there."""
     for call in seen.calls.values():
-        if call.target is not None and call.name is None and image.function_at(call.target) is None:
-            raise Obstacle(f"{ANCHOR} calls a function without a name: some of the symbols are stripped")
+        if call.target is not None and (call.name is None or (call.name in _OF_TEXT)):
+            raise Obstacle(f"{ANCHOR} calls a function without a name ({image.place(call.target)}): some of the symbols are stripped")
 
 
-def _direct_targets(image: Image, function: Symbol) -> set[int]:
-    """Where the direct calls and jumps of a function lead, read from its beginning to its end."""
+def _refuse_other_names(image: Image, seen: Walk) -> None:
+    """Where neither PMU function is called, nothing that is called may be another one: by name, one level deep, or by pointer."""
+    _refuse_nameless(image, seen)
+    for call in seen.calls.values():
+        if call.target is None:
+            slot = call.pointer.address.value if isinstance(call.pointer, Load) and isinstance(call.pointer.address, Constant) else None
+            owner = image.object_at(slot) if slot is not None else None
+            if owner is None or not owner.startswith(_OPERATIONS):
+                raise Obstacle(f"{ANCHOR} calls through a pointer (`{seen.instructions[call.site].text}`): where that leads is not known")
+            continue
+        function = image.function_at(call.target)
+        called = [call.name, *(image.name_at(target) for target in (_places_named(image, function)[0] if function is not None else ()))]
+        doubtful = next((name for name in called if name is not None and any(word in name for word in _PMU_WORDS)), None)
+        if doubtful is not None:
+            raise Obstacle(f"{ANCHOR} calls {doubtful}, or leads to it: a PMU function of another name?")
+    if any(isinstance(store.address, Sum) and store.address.base == VCPU for store in seen.stores.values()):
+        raise Obstacle(f"{ANCHOR} writes to the vCPU: what a PMU function does may be inlined in it")
+
+
+def _places_named(image: Image, function: Symbol) -> tuple[set[int], bool]:
+    """Every address outside that the instructions of a function name, and whether it calls or jumps through a pointer."""
     code = image.memory.read(function.address, image.extent(function))
-    targets: set[int] = set()
+    named: set[int] = set()
+    through_pointers = False
     at = 0
     while at < len(code):
         try:
@@ -174,10 +229,17 @@ def _direct_targets(image: Image, function: Symbol) -> set[int]:
         except Obstacle:
             at += 1
             continue
-        if instruction.mnemonic in ("call", "jmp") and instruction.operands and hasattr(instruction.operands[0], "value"):
-            targets.add(instruction.operands[0].value % (1 << 64))
+        for operand in instruction.operands:
+            if isinstance(operand, Immediate) and operand.value % (1 << 64) > _LARGEST_NUMBER:
+                named.add(operand.value % (1 << 64))
+            elif isinstance(operand, Memory) and operand.absolute is not None:
+                named.add(operand.absolute)
+            if instruction.mnemonic in ("call", "jmp") and not isinstance(operand, Immediate):
+                through_pointers = True
         at += instruction.size
-    return targets
+    through_pointers = through_pointers or any(is_indirect(image.name_at(address) or "") for address in named)
+    outside = {address for address in named if not function.address <= address < function.address + image.extent(function)}
+    return outside, through_pointers
 
 
 def _decisions(seen: Walk, sites: frozenset[int]) -> list[Decision]:

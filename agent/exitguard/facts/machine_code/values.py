@@ -6,6 +6,7 @@ concluded from it. Two values that compare equal are the same expression; `Load`
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 #: A register's size, and a pointer's.
@@ -14,6 +15,8 @@ _BITS = (1 << 64) - 1
 #: An expression as deep as this is not one that a person would follow either.
 DEEPEST = 16
 _LARGEST_DIGIT = 9
+_MOST_PARTS = 64
+_MOST_ALTERNATIVES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,21 @@ class Lowest:
     size: int
 
 
-Value = Unknown | Constant | Argument | Sum | Load | Narrow | Result | Both | Truth | Lowest
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """The number of a bit that is set in a value: what tzcnt and its like give."""
+
+    value: "Value"
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """One of a few values, by the way that was taken. Nothing is computed with it; it says where a value comes from."""
+
+    values: frozenset["Value"]
+
+
+Value = Unknown | Constant | Argument | Sum | Load | Narrow | Result | Both | Truth | Lowest | Scanned | Either
 UNKNOWN = Unknown()
 ZERO = Constant(0)
 
@@ -142,8 +159,10 @@ def depth(value: Value) -> int:
     match value:
         case Sum(base, _):
             return 1 + depth(base)
-        case Load(inner, _) | Narrow(inner, _) | Lowest(inner, _):
+        case Load(inner, _) | Narrow(inner, _) | Lowest(inner, _) | Scanned(inner):
             return 1 + depth(inner)
+        case Either(values):
+            return 1 + max(depth(each) for each in values)
         case Both(_, left, right):
             return 1 + max(depth(left), depth(right))
         case Truth(condition):
@@ -158,8 +177,12 @@ def parts(value: Value) -> Iterator[Value]:
     match value:
         case Sum(base, _):
             yield from parts(base)
-        case Load(inner, _) | Narrow(inner, _):
+        case Load(inner, _) | Narrow(inner, _) | Scanned(inner):
             yield from parts(inner)
+        case Either(values):
+            yield UNKNOWN
+            for each in values:
+                yield from parts(each)
         case Lowest(inner, _):
             yield UNKNOWN
             yield from parts(inner)
@@ -178,10 +201,27 @@ def known(value: Value) -> bool:
     return not any(isinstance(part, Unknown) for part in parts(value))
 
 
+def either(left: Value, right: Value) -> Value:
+    """What two ways leave where they meet: one of a few values, or UNKNOWN."""
+    if left == right:
+        return left
+    values = frozenset().union(*(side.values if isinstance(side, Either) else {side} for side in (left, right)))
+    if UNKNOWN in values or len(values) > _MOST_ALTERNATIVES or any(isinstance(each, Lowest) for each in values):
+        return UNKNOWN
+    return bounded(Either(values))
+
+
+def bounded(value: Value) -> Value:
+    """A value, or UNKNOWN where it is larger than a person would follow."""
+    if depth(value) > DEEPEST:
+        return UNKNOWN
+    return UNKNOWN if sum(1 for _ in islice(parts(value), _MOST_PARTS + 1)) > _MOST_PARTS else value
+
+
 def add(value: Value, offset: int) -> Value:
     """`value` plus a constant."""
     match value:
-        case Unknown():
+        case Unknown() | Either():
             return UNKNOWN
         case Constant(constant):
             return Constant((constant + offset) & _BITS)
@@ -206,8 +246,10 @@ def narrow(value: Value, size: int) -> Value:
             return value if narrowed <= size else narrow(inner, size)
         case Lowest(inner, lowest):
             return narrow(inner, size) if size <= lowest else UNKNOWN
-        case Truth():
+        case Truth() | Scanned():
             return value
+        case Either(values):
+            return Either(frozenset(narrow(each, size) for each in values))
         case Both("and", left, Constant(mask)) if mask < 1 << 8 * size:
             return both("and", left, Constant(mask))
         case Unknown():
@@ -222,25 +264,23 @@ def both(operation: Literal["and", "or", "xor", "sub", "add"], left: Value, righ
         left, right = right, left
     if isinstance(left, Constant) and isinstance(right, Constant):
         return Constant(_fold(operation, left.value, right.value))
-    if operation in ("xor", "sub") and left == right and known(left):
-        return ZERO
-    if operation in ("and", "or") and left == right:
-        return left
+    if operation != "add" and left == right and not any(isinstance(part, Unknown | Load | Result) for part in parts(left)):
+        # What memory held may have changed between two equal loads: those are not the same value.
+        return left if operation in ("and", "or") else ZERO
     if isinstance(right, Constant):
         folded = _with_constant(operation, left, right.value)
         if folded is not None:
             return folded
-    left, right = (UNKNOWN if isinstance(side, Lowest) else side for side in (left, right))
+    left, right = (UNKNOWN if isinstance(side, Lowest | Either) else side for side in (left, right))
     if isinstance(left, Unknown) or isinstance(right, Unknown):
         # Zero swallows anything under `and`, which is folded above; what else is combined with anything can be anything.
         return UNKNOWN if operation != "and" else _masked(left, right)
-    combined = Both(operation, left, right)
-    return combined if depth(combined) <= DEEPEST else UNKNOWN
+    return bounded(Both(operation, left, right))
 
 
 def _masked(left: Value, right: Value) -> Value:
     """`x & y` with one side unknown: kept, since the other side may turn out to be zero, and a listing should name it."""
-    return UNKNOWN if isinstance(left, Unknown) and isinstance(right, Unknown) else Both("and", left, right)
+    return UNKNOWN if isinstance(left, Unknown) and isinstance(right, Unknown) else bounded(Both("and", left, right))
 
 
 def _fold(operation: str, left: int, right: int) -> int:
@@ -314,7 +354,7 @@ def assume_in(condition: Condition, assumed: Mapping[Load, int]) -> Condition:
 Naming = Callable[[int], str | None]
 
 
-def told(value: Value, name_of: Naming) -> str:
+def told(value: Value, name_of: Naming) -> str:  # noqa: C901, PLR0912 - one case a kind
     """A value in words: `u8[u64[vcpu+0x0]+0x18fc]`; a symbol's name for its address."""
     match value:
         case Unknown():
@@ -336,6 +376,10 @@ def told(value: Value, name_of: Naming) -> str:
             return f"u{8 * size}({told(inner, name_of)})"
         case Result(function, _):
             return f"{function}()" if function is not None else "the result of a call"
+        case Scanned(inner):
+            return f"the lowest bit of {told(inner, name_of)}"
+        case Either():
+            return "one of several values"
         case Both(operation, left, right):
             sign = {"and": "&", "or": "|", "xor": "^", "sub": "-", "add": "+"}[operation]
             return f"({told(left, name_of)} {sign} {told(right, name_of)})"

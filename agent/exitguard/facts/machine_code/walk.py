@@ -22,14 +22,19 @@ from exitguard.facts.machine_code.values import (
     Condition,
     Constant,
     Load,
+    Lowest,
     Result,
+    Scanned,
     Sum,
     Truth,
+    Unknown,
     Value,
     add,
     assume_in,
     both,
+    bounded,
     depth,
+    either,
     known,
     narrow,
     parts,
@@ -41,12 +46,14 @@ _MOST_STEPS = 60_000
 #: A write of as many bytes clears the rest of the register; a shorter one leaves it.
 _CLEARS_THE_REST = 4
 _STACK = Argument("rsp")
+_PER_CPU = Argument("the data of a CPU")
 #: What a call may change (System V AMD64 ABI, 3.2.1), which the kernel's C code follows.
 _CLOBBERED = ("rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11")
 _ARGUMENTS = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")
 #: Called at a function's entry, and known to change no register: ftrace's hook.
 _ENTRY_HOOKS = frozenset({"__fentry__", "mcount", "__fentry__.cold", "ftrace_caller", "ftrace_regs_caller"})
-NEVER_RETURN = frozenset({"__stack_chk_fail", "panic", "__fortify_panic", "fortify_panic", "__ubsan_handle_builtin_unreachable"})
+STACK_CHECK = "__stack_chk_fail"
+NEVER_RETURN = frozenset({STACK_CHECK, "panic", "__fortify_panic", "fortify_panic", "__ubsan_handle_builtin_unreachable"})
 
 #: The predicates of conditional instructions, as a comparison of the two sides of `cmp`.
 _AFTER_COMPARE: Mapping[str, Comparison] = {
@@ -61,6 +68,14 @@ _AFTER_RESULT: Mapping[str, Comparison] = {
 #: Instructions of no interest that leave the flags alone; of any other it is not known.
 _KEEP_FLAGS = frozenset(
     {"not", "bswap", "cdqe", "cwde", "cdq", "cqo", "cbw", "xchg", "movups", "movaps", "movdqu", "movdqa", "movq", "movd"}
+)
+#: Ways out that are no return of a C function.
+_LEAVE = frozenset({"retf", "retfq", "iretq", "iret", "sysret", "sysretq", "sysexit", "syscall", "sysenter", "ljmp", "lcall"})
+#: Instructions of no interest whose effects on registers are known from their operands.
+_PLAIN = frozenset(
+    """not neg bswap cdqe cwde cdq cqo cbw cwd shl sal shr sar rol ror rcl rcr shld shrd adc sbb imul mul div idiv bt bts btr btc popcnt
+    xchg xadd cmpxchg movbe andn blsr blsi blsmsk bextr shlx shrx sarx rorx movups movaps movdqu movdqa movq movd pxor xorps
+    stosb stosw stosd stosq movsb movsw movsd movsq""".split()  # noqa: SIM905 - a list to read
 )
 #: Instructions that may write any number of bytes.
 _STRINGS = ("stos", "movsb", "movsw", "movsd", "movsq", "xsave", "fxsave")
@@ -112,6 +127,8 @@ class Call:
     name: str | None
     state: State
     is_jump: bool = False
+    #: Of an indirect one: the pointer that was called.
+    pointer: Value = UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +151,8 @@ class Walk:
     stores: dict[int, Store] = field(default_factory=dict)
     #: Where two values were combined by `and`, and which: by address of the instruction.
     masked: dict[int, Both] = field(default_factory=dict)
+    #: The values of which the lowest or highest bit is looked for, on whatever way: the first round of a loop is one.
+    scanned: set[Value] = field(default_factory=set)
     #: Where instructions may be replaced while the kernel runs.
     patched: dict[int, str] = field(default_factory=dict)
 
@@ -152,6 +171,27 @@ class Walk:
                     found.add(address)
                     pending.append(address)
         return frozenset(found)
+
+    @property
+    def looping(self) -> frozenset[int]:
+        """Every address from which some way leads back to it."""
+        return frozenset(address for address in self.edges if address in self._beyond(address))
+
+    def _beyond(self, address: int) -> set[int]:
+        found: set[int] = set()
+        pending = self._next(address)
+        while pending:
+            at = pending.pop()
+            if at not in found:
+                found.add(at)
+                pending += self._next(at)
+        return found
+
+    @property
+    def returns(self) -> bool:
+        """Whether some way ends in a return."""
+        ends = (address for address, edges in self.edges.items() if any(edge.to is None for edge in edges))
+        return any(address not in self.calls for address in ends)
 
     @property
     def loops(self) -> bool:
@@ -187,8 +227,14 @@ def entry_state(*arguments: Value) -> State:
 
 
 def callee_state(call: Call) -> State:
-    """The state at the entry of what a call leads to."""
-    return entry_state(*(call.state.register(name) for name in _ARGUMENTS))
+    """The state at the entry of what a call leads to: its arguments, as far as they are made of the caller's own."""
+    return entry_state(*(_handed_over(call.state.register(name)) for name in _ARGUMENTS))
+
+
+def _handed_over(value: Value) -> Value:
+    """An argument of a call; what is made of the caller's registers or stack would be taken for the callee's own."""
+    foreign = any(isinstance(part, Argument) and part.name not in ("vcpu", "kvm") for part in parts(value))
+    return UNKNOWN if foreign else value
 
 
 def walk(image: Image, entry: int, state: State, *, assumed: Mapping[Load, int], stays: Callable[[int], bool]) -> Walk:
@@ -269,8 +315,14 @@ class _Walker:
             return [(self._jump(instruction, target, state, None), state)]
         if mnemonic == "call":
             return self._call(instruction, state)
-        if mnemonic in ("ret", "retf", "iretq", "sysretq"):
+        if mnemonic == "ret":
+            if state.register("rsp") != _STACK:
+                raise Obstacle(
+                    f"the return at {self._place(instruction.address)} leads to what was put on the stack, which is not followed"
+                )
             return [(Edge(None), state)]
+        if mnemonic in _LEAVE:
+            raise Obstacle(f"`{instruction.text}` at {self._place(instruction.address)}: where it leads is not known")
         if mnemonic == "int3":
             raise Obstacle(f"a breakpoint at {self._place(instruction.address)}: the code is being traced or debugged (a kprobe?)")
         if mnemonic in ("ud2", "ud1", "ud0", "hlt"):
@@ -298,7 +350,7 @@ class _Walker:
         name = self._image.name_at(target)
         if name is not None and _is_return(name):
             return Edge(None, condition)
-        if name is not None and _is_indirect(name):
+        if name is not None and is_indirect(name):
             self._walk.calls[instruction.address] = Call(instruction.address, None, None, state, is_jump=True)
             return Edge(None, condition)
         if self._stays(target):
@@ -311,9 +363,10 @@ class _Walker:
         name = self._image.name_at(target) if target is not None else self._pointed(instruction, state)
         if name in _ENTRY_HOOKS or (self._image.live and self._is_entry_hook(instruction)):
             return [(Edge(instruction.after), state)]
-        if name is not None and target is not None and _is_indirect(name):
+        pointer = self._pointer(instruction, name, state)
+        if name is not None and target is not None and is_indirect(name):
             target, name = None, None
-        self._walk.calls[instruction.address] = Call(instruction.address, target, name, state)
+        self._walk.calls[instruction.address] = Call(instruction.address, target, name, state, pointer=pointer)
         if name in NEVER_RETURN:
             return [(Edge(None), state)]
         registers = {each: value for each, value in state.registers.items() if each not in _CLOBBERED}
@@ -331,6 +384,13 @@ class _Walker:
         first = self._walk.entry
         before = self._walk.instructions.get(first)
         return instruction.address == first or (before is not None and before.mnemonic == "endbr64" and instruction.address == before.after)
+
+    def _pointer(self, instruction: Decoded, name: str | None, state: State) -> Value:
+        """What an indirect call calls; a retpoline is named after the register that has it."""
+        if name is not None and is_indirect(name):
+            return state.register(name.rpartition("_")[2])
+        operand = instruction.operands[0] if instruction.operands else None
+        return self._read(operand, state) if isinstance(operand, Register | Memory) else UNKNOWN
 
     def _pointed(self, instruction: Decoded, state: State) -> str | None:
         """The name of the memory that holds the address of an indirect call: `kvm_x86_ops+0x158` has none of its own."""
@@ -368,9 +428,10 @@ class _Walker:
                 return self._write(instruction, target, self._read(source, state), state)
             case ("movsx" | "movsxd", (target, source)):
                 value = self._read(source, state)
-                return self._write(instruction, target, value if isinstance(value, Truth) else UNKNOWN, state)
+                # A truth and the number of a bit have no sign to extend.
+                return self._write(instruction, target, value if isinstance(value, Truth | Scanned) else UNKNOWN, state)
             case ("lea", (target, Memory() as source)):
-                return self._write(instruction, target, address_of(source, state), state)
+                return self._write(instruction, target, address_of(source, state), _given_away(state, source))
             case ("push", (source,)):
                 value = self._read(source, state)
                 lower = add(state.register("rsp"), -8)
@@ -389,7 +450,7 @@ class _Walker:
                 flags = Flags(self._read(left, state), self._read(right, state), _size(left), "compare")
                 return replace(state, flags=flags)
             case ("test", (left, right)):
-                value = both("and", self._read(left, state), self._read(right, state))
+                value = self._masked(left, right, state)
                 self._note_mask(instruction, value)
                 return replace(state, flags=Flags(narrow(value, _size(left)), ZERO, _size(left), "logic"))
             case ("and" | "or" | "xor" | "sub" | "add", (target, source)):
@@ -400,6 +461,8 @@ class _Walker:
                 return replace(after, flags=Flags(value, ZERO, _size(target), "result"))
             case ("nop" | "endbr64" | "lfence" | "pause" | "prefetcht0" | "prefetchw", _):
                 return state
+            case ("tzcnt" | "bsf" | "lzcnt" | "bsr", (target, source)):
+                return self._scan(instruction, target, source, state)
             case _ if mnemonic.startswith("set") and len(operands) == 1:
                 return self._write(instruction, operands[0], _truth(self._condition(mnemonic[3:], state)), state)
             case _ if mnemonic.startswith("cmov"):
@@ -412,11 +475,15 @@ class _Walker:
         left, right = self._read(target, state), self._read(source, state)
         if mnemonic in ("xor", "sub") and target == source:
             value: Value = ZERO  # whatever it was
+        elif mnemonic in ("and", "or") and target == source:
+            value = left
         else:
             combined = both(mnemonic, left, right)  # type: ignore[arg-type] # one of five, as matched above
             value = combined if isinstance(combined, Sum) and size == WORD_BYTES else narrow(combined, size)
         if mnemonic == "and":
             self._note_mask(instruction, value)
+        if (_on_stack(left) or _on_stack(right)) and not _on_stack(value):
+            state = replace(state, escaped=True)
         after = self._write(instruction, target, value, state)
         match mnemonic:
             case "sub":
@@ -427,21 +494,42 @@ class _Walker:
                 flags = Flags(value, ZERO, size, "logic")
         return replace(after, flags=flags)
 
+    def _masked(self, left: Operand, right: Operand, state: State) -> Value:
+        value = self._read(left, state)
+        # One register with itself is what it holds; two loads of one place may differ.
+        return value if left == right and isinstance(left, Register) else both("and", value, self._read(right, state))
+
     def _note_mask(self, instruction: Decoded, value: Value) -> None:
         if isinstance(value, Both) and value.operation == "and":
             self._walk.masked[instruction.address] = value
+
+    def _scan(self, instruction: Decoded, target: Operand, source: Operand, state: State) -> State:
+        value = self._read(source, state)
+        self._walk.scanned.add(value)
+        number = UNKNOWN if isinstance(value, Unknown | Lowest) else bounded(Scanned(value))
+        return replace(self._write(instruction, target, number, state), flags=None)
 
     def _choose(self, instruction: Decoded, predicate: str, state: State) -> State:
         target, source = instruction.operands
         condition = self._condition(predicate, state)
         settled = condition.settled if condition is not None else None
         kept, moved = self._read(target, state), self._read(source, state)
-        value = moved if settled is True else kept if settled is False or kept == moved else UNKNOWN
+        value = moved if settled is True else kept if settled is False else either(kept, moved)
+        if settled is None and value == UNKNOWN and (_on_stack(kept) or _on_stack(moved)):
+            state = replace(state, escaped=True)
         return self._write(instruction, target, value, state)  # a 32-bit cmov clears the upper half even where it moves nothing
 
     def _anything(self, instruction: Decoded, mnemonic: str, state: State) -> State:
         """An instruction of no interest: what it writes is unknown from here."""
         named = {operand.name for operand in instruction.operands if isinstance(operand, Register)}
+        if mnemonic not in _PLAIN:
+            # What it does is not known here: then nothing is known behind it.
+            self._walk.stores[instruction.address] = Store(instruction.address, UNKNOWN, WORD_BYTES, UNKNOWN)
+            return State({}, escaped=True)
+        if mnemonic == "cmpxchg":
+            named.add("rax")  # which no operand names
+        if any(_on_stack(state.register(name)) for name in named):
+            state = replace(state, escaped=True)
         registers = {name: value for name, value in state.registers.items() if name not in instruction.writes | named}
         after = replace(state, registers=registers, flags=state.flags if mnemonic in _KEEP_FLAGS else None)
         first = instruction.operands[0] if instruction.operands else None
@@ -493,6 +581,10 @@ class _Walker:
         return replace(state, registers={**state.registers, target.name: value}, escaped=escaped)
 
     def _put(self, instruction: Decoded, address: Value, size: int, value: Value, state: State) -> State:
+        if any(isinstance(operand, Memory) and operand.segment for operand in instruction.operands):
+            # A CPU's own data is neither the stack nor a structure that is pointed at.
+            self._walk.stores[instruction.address] = Store(instruction.address, _PER_CPU, size, value)
+            return replace(state, escaped=state.escaped or _on_stack(value))
         offset = _stack_offset(address)
         if offset is None:
             self._walk.stores[instruction.address] = Store(instruction.address, address, size, value)
@@ -521,11 +613,26 @@ def address_of(memory: Memory, state: State) -> Value:
     return add(base, memory.displacement)
 
 
+def _given_away(state: State, memory: Memory) -> State:
+    """The state after the address of something on the stack was put together with what is not known: it may be anywhere then."""
+    parts_of_address = [state.register(each.name) for each in (memory.base, memory.index) if each is not None]
+    lost = any(map(_on_stack, parts_of_address)) and not _on_stack(address_of(memory, state))
+    return replace(state, escaped=True) if lost else state
+
+
 def _join(left: State, right: State) -> State:
-    registers = {name: value for name, value in left.registers.items() if right.registers.get(name) == value}
+    joined = {name: either(value, right.register(name)) for name, value in left.registers.items()}
+    registers = {name: value for name, value in joined.items() if value != UNKNOWN}
+    gone = [side.register(name) for side in (left, right) for name in side.registers if name not in registers]
     stack = {at: held for at, held in left.stack.items() if right.stack.get(at) == held}
-    flags = left.flags if left.flags == right.flags else None
-    return State(registers, stack, flags, left.escaped or right.escaped)
+    flags = _join_flags(left.flags, right.flags)
+    return State(registers, stack, flags, left.escaped or right.escaped or any(map(_on_stack, gone)))
+
+
+def _join_flags(left: Flags | None, right: Flags | None) -> Flags | None:
+    if left is None or right is None or (left.size, left.kind) != (right.size, right.kind):
+        return None
+    return Flags(either(left.left, right.left), either(left.right, right.right), left.size, left.kind)
 
 
 def _condition(predicate: str, flags: Flags | None) -> Condition | None:
@@ -549,7 +656,7 @@ def _truth(condition: Condition | None) -> Value:
     if condition is None:
         return UNKNOWN
     settled = condition.settled
-    return Truth(condition) if settled is None else Constant(int(settled))
+    return bounded(Truth(condition)) if settled is None else Constant(int(settled))
 
 
 def _target(instruction: Decoded) -> int | None:
@@ -580,6 +687,6 @@ def _is_return(name: str) -> bool:
     return name.endswith("return_thunk")
 
 
-def _is_indirect(name: str) -> bool:
+def is_indirect(name: str) -> bool:
     """Retpolines: __x86_indirect_thunk_rax, __x86_indirect_call_thunk_rax, __x86_indirect_its_thunk_rax, __llvm_retpoline_r11 ..."""
     return name.startswith(("__x86_indirect_", "__llvm_retpoline_"))
