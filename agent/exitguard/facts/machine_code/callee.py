@@ -105,7 +105,7 @@ def _spared(image: Image, whole: Walk, allowed: frozenset[Load], *, deep: int = 
     for address, edges in sorted(whole.edges.items()):
         if address in work or len({edge.to in reaching for edge in edges}) == 1:
             continue
-        condition = next(edge.condition for edge in edges if edge.to in reaching)
+        condition = next(edge.condition for edge in edges if edge.to not in reaching)
         if condition is None or not all(_is_of(side, allowed) for side in (condition.left, condition.right)):
             yield told_condition(condition, image.name_at) if condition is not None else "a jump"
 
