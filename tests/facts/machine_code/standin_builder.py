@@ -83,7 +83,8 @@ def _variants() -> dict[str, Variant]:
         or_after_another bitwise_or exclusive_or second_bit more_than_one wide global global_unlikely other_vm other_vcpu_told
         replaced_kvm escaped_vcpu escaped_flag one_path jump_label jump_label_or callee_wrong_field callee_global
         negative wide_neighbour_bit wide_lower_byte computed_goto hidden_otherwise hidden_deeper alternative alternative_or
-        escaped_by_stack"""
+        escaped_by_stack escaped_by_index escaped_by_choice read_twice compared_and_swapped callee_other_bit callee_other_word
+        callee_half_guard callee_traps"""
     no_guards = """overwritten overwritten_locked overwritten_exchanged overwritten_by_string second_turn twice before_the_result
         failed_skip wrapper_without_guard jump_label_beside callee_inverted"""
     found = [Variant(name, Claim.GUARD) for name in guards.split()]

@@ -269,6 +269,20 @@ yes:
 tell:                                                                                                                             \
 	TELL(vcpu);                                                                                                                \
 told:
+#elif defined(VARIANT_ESCAPED_BY_INDEX)
+#define STEP { bool seen[2] = { PMU_ON(vcpu), PMU_ON(vcpu) }; look_at_flag(&seen[vcpu->cpu & 1]); if (seen[0]) TELL(vcpu); }
+#elif defined(VARIANT_ESCAPED_BY_CHOICE)
+#define STEP { bool seen = PMU_ON(vcpu), other = 0; look_at_flag(vcpu->ready ? &seen : &other); if (seen) TELL(vcpu); }
+#elif defined(VARIANT_READ_TWICE)
+#define STEP { u64 was = READ_ONCE(vcpu->requests); barrier(); if ((READ_ONCE(vcpu->requests) ^ was) | PMU_ON(vcpu)) TELL(vcpu); }
+#elif defined(VARIANT_COMPARED_AND_SWAPPED)
+#define STEP                                                                                                                      \
+	{                                                                                                                          \
+		u8 was = PMU_ON(vcpu);                                                                                             \
+		__atomic_compare_exchange_n((u8 *)&vcpu->ready, &was, 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                   \
+		if (was)                                                                                                           \
+			TELL(vcpu);                                                                                                \
+	}
 #elif defined(VARIANT_HIDDEN_OTHERWISE)
 #define STEP if (PMU_ON(vcpu)) TELL(vcpu); else tell_always(vcpu);
 #elif defined(VARIANT_HIDDEN_DEEPER)
