@@ -160,8 +160,8 @@ def _is_helper_at(image: Image, address: int | None) -> bool:
 def _refuse_hidden(image: Image, without: Walk, with_pmu: Walk) -> None:
     """Where the PMU call is not reached with enable_pmu cleared, it may hide in a function that is called.
 
-    It is followed as far as calls, jumps and addresses lead. A pointer that is called ends that, but only in what is called in place of
-    the PMU call: what is called either way is no guard's doing. What moves the guest's instruction pointer comes before the decision.
+    It is followed as far as calls, jumps and addresses lead. A pointer that is called, or a loop, ends that, but only in what is called
+    in place of the PMU call: what is called either way is no guard's doing. What moves the guest's instruction pointer comes before.
     """
     _refuse_nameless(image, without)
     either_way = {call.target for call in with_pmu.calls.values()}
@@ -183,11 +183,11 @@ def _refuse_hidden(image: Image, without: Walk, with_pmu: Walk) -> None:
         if len(passed) == _MOST_FUNCTIONS:
             raise Obstacle(f"more than {_MOST_FUNCTIONS} functions can be reached from what {ANCHOR} calls: not all were looked at")
         passed.add(function.address)
-        targets, through_pointers = _places_named(image, function)
+        targets, doubt = _places_named(image, function)
         if any(_is_helper_at(image, each) for each in targets):
             raise Obstacle(f"{function.name}, which {ANCHOR} calls or leads to, makes the PMU call too")
-        if instead and through_pointers:
-            raise Obstacle(f"{function.name}, which {ANCHOR} calls or leads to only where the PMU is off, calls through a pointer")
+        if instead and doubt is not None:
+            raise Obstacle(f"{function.name}, which {ANCHOR} calls or leads to only where the PMU is off, {doubt}: PMU work may be in it")
         pending += [(each, instead) for each in sorted(targets)]
 
 
@@ -217,11 +217,11 @@ def _refuse_other_names(image: Image, seen: Walk) -> None:
         raise Obstacle(f"{ANCHOR} writes to the vCPU: what a PMU function does may be inlined in it")
 
 
-def _places_named(image: Image, function: Symbol) -> tuple[set[int], bool]:
-    """Every address outside that the instructions of a function name, and whether it calls or jumps through a pointer."""
+def _places_named(image: Image, function: Symbol) -> tuple[set[int], str | None]:
+    """Every address outside that the instructions of a function name, and what in it could be the PMU call all the same."""
     code = image.memory.read(function.address, image.extent(function))
     named: set[int] = set()
-    through_pointers = False
+    doubt: str | None = None
     at = 0
     while at < len(code):
         try:
@@ -235,11 +235,15 @@ def _places_named(image: Image, function: Symbol) -> tuple[set[int], bool]:
             elif isinstance(operand, Memory) and operand.absolute is not None:
                 named.add(operand.absolute)
             if instruction.mnemonic in ("call", "jmp") and not isinstance(operand, Immediate):
-                through_pointers = True
+                doubt = "calls through a pointer"
+            if instruction.mnemonic.startswith("j") and isinstance(operand, Immediate):
+                backwards = function.address <= operand.value % (1 << 64) <= instruction.address
+                doubt = doubt or ("has a loop" if backwards else None)
         at += instruction.size
-    through_pointers = through_pointers or any(is_indirect(image.name_at(address) or "") for address in named)
+    if any(is_indirect(image.name_at(address) or "") for address in named):
+        doubt = "calls through a pointer"
     outside = {address for address in named if not function.address <= address < function.address + image.extent(function)}
-    return outside, through_pointers
+    return outside, doubt
 
 
 def _decisions(seen: Walk, sites: frozenset[int]) -> list[Decision]:
