@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from machine_programs import DATA_BYTES, FREE, Program, Programs, random_program
 
 from exitguard.facts.machine_code.image import Image, load_image
+from exitguard.facts.machine_code.state import State
 from exitguard.facts.machine_code.values import (
     Argument,
     Both,
@@ -27,7 +28,7 @@ from exitguard.facts.machine_code.values import (
     Value,
     add,
 )
-from exitguard.facts.machine_code.walk import State, Walk, walk
+from exitguard.facts.machine_code.walk import Walk, walk
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed: no program can be assembled")
 

@@ -7,6 +7,7 @@ from typing import Literal
 from exitguard.facts.machine_code.fields import EnablePmu, pmu_field_names
 from exitguard.facts.machine_code.image import Image, Symbol, base_name
 from exitguard.facts.machine_code.obstacle import Obstacle
+from exitguard.facts.machine_code.state import State, entry_state
 from exitguard.facts.machine_code.values import (
     Argument,
     Both,
@@ -23,7 +24,7 @@ from exitguard.facts.machine_code.values import (
     told,
     told_condition,
 )
-from exitguard.facts.machine_code.walk import STACK_CHECK, Call, State, Walk, callee_state, entry_state, walk
+from exitguard.facts.machine_code.walk import STACK_CHECK, Call, Walk, callee_state, walk
 from exitguard.model.kernel import Body
 from exitguard.model.machine_code import Callee
 

@@ -13,8 +13,9 @@ from exitguard.facts.machine_code.image import Image, Symbol, base_name
 from exitguard.facts.machine_code.instructions import Decoded, Immediate, Memory, decode
 from exitguard.facts.machine_code.listing import list_instructions
 from exitguard.facts.machine_code.obstacle import Obstacle
+from exitguard.facts.machine_code.state import address_of, entry_state
 from exitguard.facts.machine_code.values import Condition, Constant, Load, Narrow, Result, Sum, Value, known, told_condition
-from exitguard.facts.machine_code.walk import Call, Walk, address_of, entry_state, is_indirect, walk
+from exitguard.facts.machine_code.walk import Call, Walk, is_indirect, walk
 from exitguard.model.machine_code import Helper, Instruction, MachineCode
 
 ANCHOR = "kvm_skip_emulated_instruction"

@@ -11,6 +11,20 @@ from dataclasses import dataclass, field, replace
 from exitguard.facts.machine_code.image import Image
 from exitguard.facts.machine_code.instructions import Decoded, Immediate, Memory, Operand, Register, decode
 from exitguard.facts.machine_code.obstacle import Obstacle
+from exitguard.facts.machine_code.state import (
+    ARGUMENTS,
+    STACK,
+    Flags,
+    State,
+    address_of,
+    condition_of,
+    entry_state,
+    given_away,
+    join,
+    on_stack,
+    stack_offset,
+    truth,
+)
 from exitguard.facts.machine_code.values import (
     DEEPEST,
     UNKNOWN,
@@ -18,7 +32,6 @@ from exitguard.facts.machine_code.values import (
     ZERO,
     Argument,
     Both,
-    Comparison,
     Condition,
     Constant,
     Load,
@@ -45,25 +58,13 @@ _MOST_INSTRUCTIONS = 4_000
 _MOST_STEPS = 60_000
 #: A write of as many bytes clears the rest of the register; a shorter one leaves it.
 _CLEARS_THE_REST = 4
-_STACK = Argument("rsp")
 _PER_CPU = Argument("the data of a CPU")
 #: What a call may change (System V AMD64 ABI, 3.2.1), which the kernel's C code follows.
 _CLOBBERED = ("rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11")
-_ARGUMENTS = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")
 #: Called at a function's entry, and known to change no register: ftrace's hook.
 _ENTRY_HOOKS = frozenset({"__fentry__", "mcount", "__fentry__.cold", "ftrace_caller", "ftrace_regs_caller"})
 STACK_CHECK = "__stack_chk_fail"
 NEVER_RETURN = frozenset({STACK_CHECK, "panic", "__fortify_panic", "fortify_panic", "__ubsan_handle_builtin_unreachable"})
-
-#: The predicates of conditional instructions, as a comparison of the two sides of `cmp`.
-_AFTER_COMPARE: Mapping[str, Comparison] = {
-    "e": "==", "ne": "!=", "b": "<u", "ae": ">=u", "be": "<=u", "a": ">u", "l": "<", "ge": ">=", "le": "<=", "g": ">",
-}  # fmt: skip
-#: The same after an instruction that clears the carry flag and sets the others by its result, compared with zero.
-_AFTER_RESULT: Mapping[str, Comparison] = {
-    "e": "==", "ne": "!=", "be": "==", "a": "!=", "s": "<", "ns": ">=", "l": "<", "ge": ">=", "le": "<=", "g": ">",
-}  # fmt: skip
-
 
 #: Instructions of no interest that leave the flags alone; of any other it is not known.
 _KEEP_FLAGS = frozenset(
@@ -81,32 +82,6 @@ _PLAIN = frozenset(
 _STRINGS = ("stos", "movsb", "movsw", "movsd", "movsq", "xsave", "fxsave")
 #: Instructions whose first operand is read, and not written.
 _ONLY_READ = frozenset({"bt", "mul", "imul", "div", "idiv", "prefetcht1", "prefetcht2", "prefetchnta", "clflush"})
-
-
-@dataclass(frozen=True, slots=True)
-class Flags:
-    """What set the flags: a comparison of two values, or a result."""
-
-    left: Value
-    right: Value
-    size: int
-    #: "compare": as cmp leaves them; "logic": by the result, carry and overflow clear; "result": only zero and sign are known.
-    kind: str
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What is known before an instruction."""
-
-    registers: Mapping[str, Value]
-    #: By offset from the stack pointer at the function's entry: size and value.
-    stack: Mapping[int, tuple[int, Value]] = field(default_factory=dict)
-    flags: Flags | None = None
-    #: Whether the address of something on the stack is known to others, who may then change it.
-    escaped: bool = False
-
-    def register(self, name: str) -> Value:
-        return self.registers.get(name, UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,17 +193,9 @@ class Walk:
         return [edge.to for edge in self.edges.get(address, ()) if edge.to is not None]
 
 
-def entry_state(*arguments: Value) -> State:
-    """The state at a function's entry: its arguments, and whatever a caller left in the other registers."""
-    names = ("rax", "rbx", "rbp", "r10", "r11", "r12", "r13", "r14", "r15")
-    registers: dict[str, Value] = {name: Argument(name) for name in names}
-    registers |= {name: arguments[index] if index < len(arguments) else UNKNOWN for index, name in enumerate(_ARGUMENTS)}
-    return State(registers | {"rsp": _STACK})
-
-
 def callee_state(call: Call) -> State:
     """The state at the entry of what a call leads to: its arguments, as far as they are made of the caller's own."""
-    return entry_state(*(_handed_over(call.state.register(name)) for name in _ARGUMENTS))
+    return entry_state(*(_handed_over(call.state.register(name)) for name in ARGUMENTS))
 
 
 def _handed_over(value: Value) -> Value:
@@ -260,7 +227,7 @@ class _Walker:
                 if edge.to is None:
                     continue
                 before = self._walk.states.get(edge.to)
-                joined = after if before is None else _join(before, after)
+                joined = after if before is None else join(before, after)
                 if before is None or joined != before:
                     self._walk.states[edge.to] = joined
                     pending.append(edge.to)
@@ -316,7 +283,7 @@ class _Walker:
         if mnemonic == "call":
             return self._call(instruction, state)
         if mnemonic == "ret":
-            if state.register("rsp") != _STACK:
+            if state.register("rsp") != STACK:
                 raise Obstacle(
                     f"the return at {self._place(instruction.address)} leads to what was put on the stack, which is not followed"
                 )
@@ -371,7 +338,7 @@ class _Walker:
             return [(Edge(None), state)]
         registers = {each: value for each, value in state.registers.items() if each not in _CLOBBERED}
         registers["rax"] = Result(name, instruction.address)
-        escaped = state.escaped or any(_on_stack(state.register(each)) for each in _ARGUMENTS)
+        escaped = state.escaped or any(on_stack(state.register(each)) for each in ARGUMENTS)
         return [
             (
                 Edge(instruction.after),
@@ -418,7 +385,7 @@ class _Walker:
         return ways
 
     def _condition(self, predicate: str, state: State) -> Condition | None:
-        condition = _condition(predicate, state.flags)
+        condition = condition_of(predicate, state.flags)
         return condition if condition is None or not self._assumed else assume_in(condition, self._assumed)
 
     def _compute(self, instruction: Decoded, mnemonic: str, state: State) -> State:  # noqa: C901, PLR0912 - one case an instruction
@@ -431,7 +398,7 @@ class _Walker:
                 # A truth and the number of a bit have no sign to extend.
                 return self._write(instruction, target, value if isinstance(value, Truth | Scanned) else UNKNOWN, state)
             case ("lea", (target, Memory() as source)):
-                return self._write(instruction, target, address_of(source, state), _given_away(state, source))
+                return self._write(instruction, target, address_of(source, state), given_away(state, source))
             case ("push", (source,)):
                 value = self._read(source, state)
                 lower = add(state.register("rsp"), -8)
@@ -464,7 +431,7 @@ class _Walker:
             case ("tzcnt" | "bsf" | "lzcnt" | "bsr", (target, source)):
                 return self._scan(instruction, target, source, state)
             case _ if mnemonic.startswith("set") and len(operands) == 1:
-                return self._write(instruction, operands[0], _truth(self._condition(mnemonic[3:], state)), state)
+                return self._write(instruction, operands[0], truth(self._condition(mnemonic[3:], state)), state)
             case _ if mnemonic.startswith("cmov"):
                 return self._choose(instruction, mnemonic[4:], state)
             case _:
@@ -482,7 +449,7 @@ class _Walker:
             value = combined if isinstance(combined, Sum) and size == WORD_BYTES else narrow(combined, size)
         if mnemonic == "and":
             self._note_mask(instruction, value)
-        if (_on_stack(left) or _on_stack(right)) and not _on_stack(value):
+        if (on_stack(left) or on_stack(right)) and not on_stack(value):
             state = replace(state, escaped=True)
         after = self._write(instruction, target, value, state)
         match mnemonic:
@@ -515,7 +482,7 @@ class _Walker:
         settled = condition.settled if condition is not None else None
         kept, moved = self._read(target, state), self._read(source, state)
         value = moved if settled is True else kept if settled is False else either(kept, moved)
-        if settled is None and value == UNKNOWN and (_on_stack(kept) or _on_stack(moved)):
+        if settled is None and value == UNKNOWN and (on_stack(kept) or on_stack(moved)):
             state = replace(state, escaped=True)
         return self._write(instruction, target, value, state)  # a 32-bit cmov clears the upper half even where it moves nothing
 
@@ -528,7 +495,7 @@ class _Walker:
             return State({}, escaped=True)
         if mnemonic == "cmpxchg":
             named.add("rax")  # which no operand names
-        if any(_on_stack(state.register(name)) for name in named):
+        if any(on_stack(state.register(name)) for name in named):
             state = replace(state, escaped=True)
         registers = {name: value for name, value in state.registers.items() if name not in instruction.writes | named}
         after = replace(state, registers=registers, flags=state.flags if mnemonic in _KEEP_FLAGS else None)
@@ -555,7 +522,7 @@ class _Walker:
                 return self._load(address_of(operand, state), operand.size, state)
 
     def _load(self, address: Value, size: int, state: State) -> Value:
-        offset = _stack_offset(address)
+        offset = stack_offset(address)
         if offset is not None:
             held = state.stack.get(offset)
             return narrow(held[1], size) if held is not None and held[0] >= size else UNKNOWN
@@ -584,79 +551,16 @@ class _Walker:
         if any(isinstance(operand, Memory) and operand.segment for operand in instruction.operands):
             # A CPU's own data is neither the stack nor a structure that is pointed at.
             self._walk.stores[instruction.address] = Store(instruction.address, _PER_CPU, size, value)
-            return replace(state, escaped=state.escaped or _on_stack(value))
-        offset = _stack_offset(address)
+            return replace(state, escaped=state.escaped or on_stack(value))
+        offset = stack_offset(address)
         if offset is None:
             self._walk.stores[instruction.address] = Store(instruction.address, address, size, value)
-            escaped = state.escaped or _on_stack(value)
+            escaped = state.escaped or on_stack(value)
             # Somewhere in memory: on the stack only where its address has been given away.
             return replace(state, escaped=escaped, stack={} if escaped or not known(address) else state.stack)
         kept = {at: held for at, held in state.stack.items() if at + held[0] <= offset or at >= offset + size}
         # The address of something on the stack that is put there itself may be an argument of the next call.
-        return replace(state, stack={**kept, offset: (size, value)}, escaped=state.escaped or _on_stack(value))
-
-
-def address_of(memory: Memory, state: State) -> Value:
-    """The address that an operand means; UNKNOWN for per-CPU data, and where a register is."""
-    if memory.segment:
-        return UNKNOWN
-    if memory.absolute is not None:
-        return Constant(memory.absolute)
-    base = state.register(memory.base.name) if memory.base is not None else ZERO
-    if memory.base is not None and memory.base.size < WORD_BYTES:
-        return UNKNOWN
-    if memory.index is not None:
-        index = state.register(memory.index.name)
-        if not isinstance(index, Constant):
-            return UNKNOWN
-        base = add(base, index.value * memory.scale)
-    return add(base, memory.displacement)
-
-
-def _given_away(state: State, memory: Memory) -> State:
-    """The state after the address of something on the stack was put together with what is not known: it may be anywhere then."""
-    parts_of_address = [state.register(each.name) for each in (memory.base, memory.index) if each is not None]
-    lost = any(map(_on_stack, parts_of_address)) and not _on_stack(address_of(memory, state))
-    return replace(state, escaped=True) if lost else state
-
-
-def _join(left: State, right: State) -> State:
-    joined = {name: either(value, right.register(name)) for name, value in left.registers.items()}
-    registers = {name: value for name, value in joined.items() if value != UNKNOWN}
-    gone = [side.register(name) for side in (left, right) for name in side.registers if name not in registers]
-    stack = {at: held for at, held in left.stack.items() if right.stack.get(at) == held}
-    flags = _join_flags(left.flags, right.flags)
-    return State(registers, stack, flags, left.escaped or right.escaped or any(map(_on_stack, gone)))
-
-
-def _join_flags(left: Flags | None, right: Flags | None) -> Flags | None:
-    if left is None or right is None or (left.size, left.kind) != (right.size, right.kind):
-        return None
-    return Flags(either(left.left, right.left), either(left.right, right.right), left.size, left.kind)
-
-
-def _condition(predicate: str, flags: Flags | None) -> Condition | None:
-    """The condition that a conditional instruction tests, where what set the flags is known."""
-    if flags is None:
-        return None
-    if flags.kind == "compare":
-        comparison = _AFTER_COMPARE.get(predicate)
-        if comparison is None:
-            return None
-        return Condition(narrow(flags.left, flags.size), comparison, narrow(flags.right, flags.size), flags.size)
-    comparison = _AFTER_RESULT.get(predicate) if flags.kind == "logic" or predicate in ("e", "ne") else None
-    if comparison is None:
-        return None
-    if isinstance(flags.left, Truth) and comparison in ("==", "!="):
-        return flags.left.condition if comparison == "!=" else flags.left.condition.opposite
-    return Condition(flags.left, comparison, ZERO, flags.size)
-
-
-def _truth(condition: Condition | None) -> Value:
-    if condition is None:
-        return UNKNOWN
-    settled = condition.settled
-    return bounded(Truth(condition)) if settled is None else Constant(int(settled))
+        return replace(state, stack={**kept, offset: (size, value)}, escaped=state.escaped or on_stack(value))
 
 
 def _target(instruction: Decoded) -> int | None:
@@ -666,20 +570,6 @@ def _target(instruction: Decoded) -> int | None:
 
 def _size(operand: Operand) -> int:
     return operand.size
-
-
-def _stack_offset(address: Value) -> int | None:
-    match address:
-        case Argument("rsp"):
-            return 0
-        case Sum(Argument("rsp"), offset):
-            return offset
-        case _:
-            return None
-
-
-def _on_stack(value: Value) -> bool:
-    return any(part == _STACK for part in parts(value))
 
 
 def _is_return(name: str) -> bool:
