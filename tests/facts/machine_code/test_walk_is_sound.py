@@ -28,7 +28,8 @@ from exitguard.facts.machine_code.values import (
     Value,
     add,
 )
-from exitguard.facts.machine_code.walk import Walk, walk
+from exitguard.facts.machine_code.walk import walk
+from exitguard.facts.machine_code.ways import Walk
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed: no program can be assembled")
 

@@ -24,7 +24,8 @@ from exitguard.facts.machine_code.values import (
     told,
     told_condition,
 )
-from exitguard.facts.machine_code.walk import STACK_CHECK, Call, Walk, callee_state, walk
+from exitguard.facts.machine_code.walk import STACK_CHECK, callee_state, walk
+from exitguard.facts.machine_code.ways import Call, Walk
 from exitguard.model.kernel import Body
 from exitguard.model.machine_code import Callee
 

@@ -8,7 +8,8 @@ from exitguard.facts.machine_code.image import Image, Symbol, base_name
 from exitguard.facts.machine_code.obstacle import Obstacle
 from exitguard.facts.machine_code.state import entry_state
 from exitguard.facts.machine_code.values import ZERO, Argument, Constant, Load, Sum, Value, add, known, parts
-from exitguard.facts.machine_code.walk import Walk, walk
+from exitguard.facts.machine_code.walk import walk
+from exitguard.facts.machine_code.ways import Walk
 from exitguard.model.machine_code import FieldOffset
 
 _VCPU, _KVM = Argument("vcpu"), Argument("kvm")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from exitguard.facts.machine_code.image import Image, Symbol
 from exitguard.facts.machine_code.instructions import Immediate, Memory
-from exitguard.facts.machine_code.walk import Walk
+from exitguard.facts.machine_code.ways import Walk
 from exitguard.model.machine_code import Instruction
 
 #: More than this is no listing that convinces anybody.

@@ -15,7 +15,8 @@ from exitguard.facts.machine_code.listing import list_instructions
 from exitguard.facts.machine_code.obstacle import Obstacle
 from exitguard.facts.machine_code.state import address_of, entry_state
 from exitguard.facts.machine_code.values import Condition, Constant, Load, Narrow, Result, Sum, Value, known, told_condition
-from exitguard.facts.machine_code.walk import Call, Walk, is_indirect, walk
+from exitguard.facts.machine_code.walk import is_indirect, walk
+from exitguard.facts.machine_code.ways import Call, Walk
 from exitguard.model.machine_code import Helper, Instruction, MachineCode
 
 ANCHOR = "kvm_skip_emulated_instruction"
