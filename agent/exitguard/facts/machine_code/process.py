@@ -29,6 +29,7 @@ _MODULE = "exitguard.facts.machine_code"
 _ANSWER_LIMIT_BYTES = 1 << 20
 _COMPLAINT_LIMIT_BYTES = 4096
 _CHUNK_BYTES = 1 << 16
+_MOST_CHUNKS = 64
 #: At most so long between two signs of life of the parent.
 _TURN_SECONDS = 0.25
 #: How long an answer may take that is there already, where the parent comes late.
@@ -160,6 +161,7 @@ class ReaderProcess:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_GONE_SECONDS)
         code = self._process.poll()
+        self._hear_the_rest()
         if code is None:
             return Unanswered("the reader closed its output without an answer", lasting=False)
         if code == -signal.SIGXCPU:
@@ -172,10 +174,18 @@ class ReaderProcess:
             return Unanswered(f"needed more than {self._memory_bytes // _MEBIBYTE} MiB of memory", lasting=True)
         return Unanswered(f"the reader ended with exit code {code}: {self._last_complaint()}", lasting=False)
 
+    def _hear_the_rest(self) -> None:
+        """What the process said on standard error and has not been taken yet: its output may end before that is looked at."""
+        if self._process.stderr is None:  # never: it is a pipe
+            return
+        with suppress(OSError):  # nothing more for now, or closed
+            for _ in range(_MOST_CHUNKS):
+                chunk = os.read(self._process.stderr.fileno(), _CHUNK_BYTES)
+                if not chunk:
+                    return
+                self._complaint = (self._complaint + chunk)[-_COMPLAINT_LIMIT_BYTES:]
+
     def _last_complaint(self) -> str:
-        with suppress(KeyError, ValueError):
-            while self._listen(0) and self._selector.select(0):
-                pass
         lines = self._complaint.decode("utf-8", "replace").strip().splitlines()
         return one_line(lines[-1]) if lines else "it said nothing"
 
