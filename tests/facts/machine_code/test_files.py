@@ -1,6 +1,10 @@
 """Which files hold the code of KVM, by release and by what an operator names."""
 
+import os
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -222,3 +226,27 @@ def test_folder_of_endless_depth_is_looked_into_so_far(tmp_path: Path) -> None:
     put(tmp_path, f"{'d/' * (files._DEEPEST - 1)}kvm.ko")
     put(tmp_path, f"{'e/' * (files._DEEPEST + 1)}kvm.ko")
     assert [each.code for each in files_of_path(tmp_path)] == [str(tmp_path / ("d/" * (files._DEEPEST - 1)) / "kvm.ko")]
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder that other users may enter, which pytest's own is not."""
+    path = Path(tempfile.mkdtemp())
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not look")
+@pytest.mark.parametrize("named", ["kernels", "kernels/closed/kvm.ko"], ids=["the folder above", "a file in it"])
+def test_folder_that_may_not_be_looked_into_is_named_and_not_passed_over(shared: Path, named: str) -> None:
+    """Else the kernels beside it would look like all there are."""
+    put(shared, "/kernels/open/kvm.ko")
+    closed = put(shared, "/kernels/closed/kvm.ko").parent
+    closed.chmod(0)
+    try:
+        os.seteuid(65534)
+        with pytest.raises(Obstacle, match="permission denied"):
+            files_of_paths([shared / named])
+    finally:
+        os.seteuid(0)

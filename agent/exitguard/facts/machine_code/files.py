@@ -6,7 +6,7 @@ module's BTF continues that of the kernel it was built with, so a module comes w
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -123,9 +123,9 @@ def files_of_paths(paths: Sequence[Path], *, with_base: Path | None = None) -> t
 
     Raises Obstacle for a path that is not there, and for a folder without a kernel.
     """
-    if with_base is not None and not with_base.is_file():
+    if with_base is not None and not _is(Path.is_file, with_base):
         raise Obstacle(f"{with_base}: expected the file of a kernel (vmlinuz or vmlinux) that has the beginning of the BTF")
-    given = [(path, _found(path) if path.is_dir() else None) for path in paths]
+    given = [(path, _found(path) if _is(Path.is_dir, path) else None) for path in paths]
     kernels = _Kernels()
     for path, found in given:
         kernels.add(path, found if found is not None else [str(path.absolute())])
@@ -145,6 +145,14 @@ def files_of_paths(paths: Sequence[Path], *, with_base: Path | None = None) -> t
         base = str(with_base.absolute())
         files = [replace(each, btf_base=base, base_was_named=True) if is_module(each.code) else each for each in files]
     return tuple(dict.fromkeys(files))
+
+
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
+    """Whether a path is of a kind. Raises Obstacle where it may not be looked at."""
+    try:
+        return kind(path)
+    except OSError as error:
+        raise Obstacle(f"{path}: {why(error)}: name a file that may be read, or run as root") from None
 
 
 def is_module(path: str) -> bool:
@@ -266,5 +274,7 @@ def _walk(top: str) -> Iterator[str]:
                     elif entry.is_file(follow_symlinks=False):
                         yield entry.path
         except OSError as error:
-            if folder == top:
-                raise Obstacle(f"{top}: {why(error)}") from None
+            # Passed over in silence, a folder that may hold an affected kernel would make the rest look like all there is.
+            raise Obstacle(
+                f"{folder}: {why(error)}: whether a kernel is in it is not known. Name what may be read, or run as root"
+            ) from None
