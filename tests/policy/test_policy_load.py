@@ -205,7 +205,7 @@ REFUSED = [
     (POLICY.replace("schema_version: 1", "schema_version: '1' # <-"), "schema_version", "expected 1, found '1'"),
     # Keys.
     (POLICY.replace("id: site", "# <-\nid: site").replace("# <-\n", "") + "titel: x # <-\n", "titel", "did you mean 'title'?"),
-    (POLICY + "zzz: x # <-\n", "zzz", "expected one of kind, schema_version, id, version, title, scope, rules"),
+    (POLICY + "zzz: x # <-\n", "zzz", "expected one of kind, schema_version, id, version, title, scope, remedies, rules"),
     (POLICY.replace("severity: low", "severty: low # <-\n    severity: low"), "rules[0].severty", "did you mean 'severity'?"),
     (POLICY + "scope: {admit_tgc: true} # <-\n", "scope.admit_tgc", "did you mean 'admit_tcg'?"),
     (

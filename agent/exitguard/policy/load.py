@@ -247,6 +247,10 @@ def _combined_policy(parts: list[_Part], problems: list[Problem]) -> Policy:
             problems.append(
                 source.problem(("scope",), f"expected the scope of {first_source.file}, beside which it is given, found another")
             )
+        if policy.remedies != first.remedies:
+            problems.append(
+                source.problem(("remedies",), f"expected the remedies of {first_source.file}, beside which it is given, found others")
+            )
         for index, rule in enumerate(policy.rules):
             if rule.id in rules:
                 message = f"expected a rule id of its own, found {rule.id!r}, which is taken in {rules[rule.id]}"

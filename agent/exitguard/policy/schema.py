@@ -7,6 +7,7 @@ between two values is raised as `fault`, which names the value to blame, so that
 import re
 from collections.abc import Iterable
 from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -15,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from exitguard.model.finding import Severity, SubjectKind
 from exitguard.model.host import MitigationClass
 from exitguard.model.kernel import Body, KernelState
+from exitguard.model.plan import Approval, Mode, Remedy
 from exitguard.model.time import UtcTime
 from exitguard.policy.problem import Problem
 
@@ -65,6 +67,12 @@ _POLICY_ID = r"^[a-z][a-z0-9-]*(\+[a-z][a-z0-9-]*)*$"
 _LINE = r"^[^\x00-\x1f\x7f-\x9f]+$"
 _BUILD_ID = r"^[0-9a-f]{16,64}$"
 _WAIVER_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+_CRON = r"^[0-9A-Za-z*,/-]+( [0-9A-Za-z*,/-]+){4}$"
+_TIME_ZONE = r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+){0,2}$"
+_PACKAGE = r"^[A-Za-z0-9][A-Za-z0-9+._-]*$"  # deb-src-control(5), and what rpm allows in a name
+_PACKAGE_VERSION = r"^[A-Za-z0-9][A-Za-z0-9.+:~^-]*$"  # deb-version(7); rpm's [epoch:]version-release
+_RELEASE = r"^[A-Za-z0-9][A-Za-z0-9.+~_-]*$"
+_ALL_HOSTS = 100
 
 #: The patterns above in an operator's words.
 PATTERN_WORDS = {
@@ -74,6 +82,11 @@ PATTERN_WORDS = {
     _LINE: "one line of text without control characters",
     _BUILD_ID: "a build-id of 16 to 64 small hexadecimal digits",
     _WAIVER_ID: "letters, digits, '.', '_' and '-', such as CHG-1234",
+    _CRON: "cron's five fields, such as '0 2 * * sat'",
+    _TIME_ZONE: "a time zone's name, such as Europe/Berlin",
+    _PACKAGE: "a package's name, such as linux-image-amd64",
+    _PACKAGE_VERSION: "a package's full version, such as 6.1.0-56 or 2:1.0-1+deb12u1",
+    _RELEASE: "a kernel release, such as 6.1.0-56-amd64",
 }
 
 Pattern = Annotated[str, Field(max_length=500), AfterValidator(_pattern)]
@@ -82,7 +95,6 @@ Identifier = Annotated[str, Field(pattern=_IDENTIFIER, max_length=64)]
 PolicyId = Annotated[str, Field(pattern=_POLICY_ID, max_length=200)]
 Text = Annotated[str, Field(min_length=1, max_length=4000)]
 Line = Annotated[str, Field(min_length=1, max_length=200, pattern=_LINE)]
-Remedy = Literal["domain_pmu_off", "kernel_guard", "kvm_enable_pmu_off", "nova_flavor_default", "nova_instance_pmu_off", "qemu_pmu_cap"]
 
 
 class Provenance(StrEnum):
@@ -173,6 +185,106 @@ class Scope(PolicyPart):
     admit_tcg: bool = Field(default=False, description="judge TCG (type='qemu') domains as if they were KVM's; for tests and labs")
 
 
+class Window(PolicyPart):
+    """A maintenance window that comes again: steps begin only inside one."""
+
+    start: str = Field(pattern=_CRON, max_length=100, description="when it opens, as cron's five fields: minute hour day month weekday")
+    duration_minutes: int = Field(ge=5, le=7 * 24 * 60)
+    time_zone: str = Field(
+        default="UTC", pattern=_TIME_ZONE, max_length=64, description="a name of the IANA database, such as Europe/Berlin"
+    )
+
+
+class Package(PolicyPart):
+    """A package in exactly one version, as the package manager names both."""
+
+    name: str = Field(pattern=_PACKAGE, max_length=128)
+    version: str = Field(pattern=_PACKAGE_VERSION, max_length=128)
+
+
+class KernelPin(PolicyPart):
+    """The kernel that hosts of one distribution are to run. A package that does not hold a guarded or equivalent kernel is refused."""
+
+    distribution: Line = Field(description="ID of os-release(5), such as debian")
+    distribution_version: Line = Field(description="VERSION_ID of os-release(5), such as '12'")
+    release: str = Field(pattern=_RELEASE, max_length=128, description="what `uname -r` says of that kernel")
+    packages: tuple[Package, ...] = Field(min_length=1, max_length=16)
+
+
+class QemuPin(PolicyPart):
+    """The QEMU that hosts of one distribution are to have."""
+
+    distribution: Line = Field(description="ID of os-release(5), such as debian")
+    distribution_version: Line = Field(description="VERSION_ID of os-release(5), such as '12'")
+    packages: tuple[Package, ...] = Field(min_length=1, max_length=32)
+    migration_checked: bool = Field(
+        default=False,
+        description="the operator's word that every host to which these guests migrate gets a QEMU that treats pmu=off alike: else a "
+        "migration would switch the PMU of a running guest",
+    )
+
+
+class Rollout(PolicyPart):
+    """How a plan goes over many hosts: a canary first, then ever larger parts."""
+
+    canary: tuple[Line, ...] = Field(
+        default=(), max_length=64, description="host ids or exact host names that go first; empty: one host, by name"
+    )
+    percentages: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
+        default=(5, 25, 100),
+        min_length=1,
+        max_length=16,
+        description="how much of the hosts is done after each wave that follows the canary",
+    )
+    max_hosts_in_flight: int = Field(default=20, ge=1, le=500)
+    failure_budget: int = Field(default=0, ge=0, le=1000, description="how many hosts may fail before everything stops")
+    step_timeout_seconds: int = Field(default=300, ge=10, le=7200, description="how long one playbook may take on a host")
+    pause_between_waves_seconds: int = Field(default=0, ge=0, le=7 * 24 * 3600)
+    automatic_rollback: bool = Field(
+        default=False, description="undo what a host that fails its check afterwards had changed, where that disturbs nobody and is exact"
+    )
+
+    @model_validator(mode="after")
+    def _rising_to_all(self) -> Self:
+        for index, (earlier, later) in enumerate(pairwise(self.percentages), start=1):
+            if later <= earlier:
+                raise fault(("percentages", index), f"expected more than the {earlier} before it, found {later}")
+        if self.percentages[-1] != _ALL_HOSTS:
+            raise fault(
+                ("percentages", len(self.percentages) - 1), f"expected 100, so that every host has a wave, found {self.percentages[-1]}"
+            )
+        return self
+
+
+class Remedies(PolicyPart):
+    """What may be done about failures, how, and after whose word."""
+
+    mode: Mode = Field(
+        default=Mode.OPPORTUNISTIC,
+        description="report: nothing; opportunistic: only what disturbs nobody, in force when a guest's owner restarts it; windowed: "
+        "inside a maintenance window only",
+    )
+    approval: Approval = Field(default=Approval.REQUIRED, description="whether a person has to name a plan's hash before it is carried out")
+    allowed: tuple[Remedy, ...] = Field(default=(Remedy.DOMAIN_PMU_OFF,), description="the remedies that may be planned")
+    windows: tuple[Window, ...] = Field(default=(), max_length=64)
+    rollout: Rollout = Rollout()
+    kernels: tuple[KernelPin, ...] = Field(default=(), max_length=64)
+    qemus: tuple[QemuPin, ...] = Field(default=(), max_length=64)
+    opted_out_guests_stay_away: bool = Field(
+        default=False,
+        description="the operator's word that no guest whose owner asked for a PMU is placed on or migrated to these hosts: "
+        "kvm_enable_pmu_off would take it away silently",
+    )
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.mode is Mode.WINDOWED and not self.windows:
+            raise fault(("windows",), "expected at least one window: mode windowed acts inside windows only")
+        for field, pins in (("kernels", self.kernels), ("qemus", self.qemus)):
+            _refuse_repeats(field, "distribution_version", (f"{pin.distribution} {pin.distribution_version}" for pin in pins))
+        return self
+
+
 class Policy(PolicyPart):
     """A policy file: what should be, rule by rule."""
 
@@ -182,6 +294,7 @@ class Policy(PolicyPart):
     version: Line
     title: Line
     scope: Scope = Scope()
+    remedies: Remedies = Remedies()
     rules: tuple[Rule, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
