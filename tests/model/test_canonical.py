@@ -4,8 +4,12 @@ import pytest
 import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from exitguard.model.canonical import canonical_json, content_hash
+from exitguard.model.canonical import canonical_json, content_hash, record_hash
+from exitguard.model.documents import FactsDocument
+from exitguard.model.plan import Plan
+from exitguard.policy.schema import Rulebook
 
 TEXT = st.text(st.characters(codec="utf-8"))
 INTEGERS = st.integers(min_value=-(2**53) + 1, max_value=2**53 - 1)
@@ -37,3 +41,18 @@ def test_a_hash_is_sha256_over_the_canonical_text() -> None:
 def test_what_has_no_exact_canonical_form_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match=r"canonical JSON|too large"):
         canonical_json(value)
+
+
+@given(DOCUMENTS)
+def test_the_fast_hash_of_a_record_is_the_hash(document: object) -> None:
+    assert record_hash(document) == content_hash(document)
+
+
+@pytest.mark.parametrize("record", [FactsDocument, Plan, Rulebook])
+def test_no_record_that_is_hashed_fast_has_a_fraction_anywhere(record: type[BaseModel]) -> None:
+    def types(schema: object) -> set[object]:
+        if isinstance(schema, dict):
+            return ({"number"} if schema.get("type") == "number" else set()) | {each for value in schema.values() for each in types(value)}
+        return {each for value in schema for each in types(value)} if isinstance(schema, list) else set()
+
+    assert types(record.model_json_schema(mode="serialization")) == set()

@@ -20,12 +20,10 @@ from exitguard.policy.waiver import WaiverUse, apply_waivers
 
 def judge(facts: FactsDocument, rulebook: Rulebook, *, machine_ids_seen: tuple[str, ...] = ()) -> AuditReport:
     """What is so, what it means, and why. `machine_ids_seen` are those known under this host id, none without a store."""
-    judgement, statements = judge_host(facts, rulebook)
-    domains = tuple(judge_domain(domain, judgement) for domain in facts.domains)
-    judged = Judged(facts, judgement, statements, domains, machine_ids_seen)
-    findings, use = _check_rules(rulebook.policy.rules, judged, rulebook)
+    judged, findings, use = judge_facts(facts, rulebook, machine_ids_seen=machine_ids_seen)
+    judgement = judged.host
     findings += _waiver_findings(rulebook, use, facts)
-    reports = tuple(domain.report for domain in domains)
+    reports = tuple(domain.report for domain in judged.domains)
     return AuditReport(
         tool=facts.tool,
         observed_at=facts.observed_at,
@@ -35,6 +33,17 @@ def judge(facts: FactsDocument, rulebook: Rulebook, *, machine_ids_seen: tuple[s
         findings=findings,
         summary=summarize((each.verdict for each in findings), (report.chain.state for report in reports)),
     )
+
+
+def judge_facts(
+    facts: FactsDocument, rulebook: Rulebook, *, machine_ids_seen: tuple[str, ...] = ()
+) -> tuple[Judged, tuple[Finding, ...], WaiverUse]:
+    """The judgements that the rules rest on, the rules' findings with the waivers applied, and what became of the waivers."""
+    judgement, statements = judge_host(facts, rulebook)
+    domains = tuple(judge_domain(domain, judgement) for domain in facts.domains)
+    judged = Judged(facts, judgement, statements, domains, machine_ids_seen)
+    findings, use = _check_rules(rulebook.policy.rules, judged, rulebook)
+    return judged, findings, use
 
 
 def judge_host(facts: FactsDocument, rulebook: Rulebook) -> tuple[HostJudgement, tuple[KernelStatement, ...]]:

@@ -14,6 +14,7 @@ from exitguard.facts.kvm import read_kvm
 from exitguard.facts.libvirt import LibvirtReading, Patience, read_libvirt
 from exitguard.facts.libvirt_files import read_libvirt_files
 from exitguard.facts.livepatch import read_live_patches
+from exitguard.facts.maintenance import read_maintenance
 from exitguard.facts.mitigations import read_mitigations
 from exitguard.facts.processes import ProcessTable, read_processes, read_unmanaged
 from exitguard.facts.qemu import QemuReader
@@ -87,6 +88,7 @@ def collect(
         qemu=_remote("QEMU programs") if remote else _read_binaries(reader, domains),
         libvirt=reading.facts,
         unmanaged=_read_unmanaged(target, tree, processes, domains, reading.facts.listing),
+        maintenance=None if remote else read_maintenance(tree),
     )
     return Observation(
         facts=FactsDocument(observed_at=observed_at, host=host, domains=domains),

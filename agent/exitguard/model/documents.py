@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from exitguard import __version__
-from exitguard.model.canonical import content_hash
+from exitguard.model.canonical import record_hash
 from exitguard.model.domain import DomainFacts, Owner
 from exitguard.model.evidence import Evidence
 from exitguard.model.finding import Finding
@@ -41,17 +41,17 @@ class FactsDocument(Record):
     @cached_property
     def domain_hashes(self) -> dict[str, str]:
         """Domain uuid to `sha256:` of its facts."""
-        return {domain.uuid: content_hash(domain.model_dump(mode="json")) for domain in self.domains}
+        return {domain.uuid: record_hash(domain.model_dump(mode="json")) for domain in self.domains}
 
     @cached_property
     def host_hash(self) -> str:
         """`sha256:` over the host's facts and the sorted hashes of its domains; times and samples are not in it."""
-        return content_hash({"host": self.host.model_dump(mode="json"), "domains": sorted(self.domain_hashes.values())})
+        return record_hash({"host": self.host.model_dump(mode="json"), "domains": sorted(self.domain_hashes.values())})
 
     def seen_again(self, host: HostFacts, domains: tuple[DomainFacts, ...], observed_at: datetime) -> "FactsDocument":
         """The facts after another look. A domain that is the very same object keeps its hash: one of many costs one."""
         known = {id(domain): self.domain_hashes[domain.uuid] for domain in self.domains}
-        hashes = {domain.uuid: known.get(id(domain)) or content_hash(domain.model_dump(mode="json")) for domain in domains}
+        hashes = {domain.uuid: known.get(id(domain)) or record_hash(domain.model_dump(mode="json")) for domain in domains}
         document = FactsDocument(tool=self.tool, observed_at=observed_at, host=host, domains=domains)
         document.__dict__["domain_hashes"] = hashes  # where cached_property looks first
         return document

@@ -191,3 +191,5 @@ class HostFacts(Record):
     qemu: Observed[tuple[QemuBinary, ...]]
     libvirt: LibvirtFacts
     unmanaged: Observed[tuple[UnmanagedGuest, ...]]
+    #: Why an operator has marked the host as in maintenance; None where it is not.
+    maintenance: str | None = Field(default=None, exclude_if=lambda mark: mark is None)

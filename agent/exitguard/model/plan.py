@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from exitguard.model.canonical import JsonValue, content_hash
+from exitguard.model.canonical import JsonValue, record_hash
 from exitguard.model.documents import Tool
 from exitguard.model.finding import Subject
 from exitguard.model.pmu import PmuElement
@@ -137,7 +137,7 @@ class Step(Record):
 
 def step_id(host_id: str, change: Change, basis: str) -> str:
     """`sha256:` over what the step does, where, and what it rests on."""
-    return content_hash({"host_id": host_id, "change": change.model_dump(mode="json"), "basis": basis})
+    return record_hash({"host_id": host_id, "change": change.model_dump(mode="json"), "basis": basis})
 
 
 class LeftAloneBecause(StrEnum):

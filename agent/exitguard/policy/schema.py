@@ -19,6 +19,7 @@ from exitguard.model.kernel import Body, KernelState
 from exitguard.model.plan import Approval, Mode, Remedy
 from exitguard.model.time import UtcTime
 from exitguard.policy.problem import Problem
+from exitguard.policy.window import refuse_bad_window
 
 
 class PolicyPart(BaseModel):
@@ -193,6 +194,14 @@ class Window(PolicyPart):
     time_zone: str = Field(
         default="UTC", pattern=_TIME_ZONE, max_length=64, description="a name of the IANA database, such as Europe/Berlin"
     )
+
+    @model_validator(mode="after")
+    def _opens(self) -> Self:
+        try:
+            refuse_bad_window(self.start, self.time_zone)
+        except ValueError as error:
+            raise fault(("start",), str(error)) from None
+        return self
 
 
 class Package(PolicyPart):
