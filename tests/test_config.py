@@ -25,6 +25,7 @@ HOME = {"HOME": "/home/ada"}
 ANOTHER_OF_EACH = """\
 # comment
 state_dir: /srv/exitguard
+remedy_dir: /srv/remedy
 connect: qemu+ssh://root@hv1/system
 policy_files: [/etc/a.yaml]
 waiver_files:
@@ -76,6 +77,7 @@ def test_every_setting_can_be_given_in_the_file(config: Path) -> None:
     loaded = load(config)
     assert loaded.settings == Settings(
         state_dir=Path("/srv/exitguard"),
+        remedy_dir=Path("/srv/remedy"),
         connect="qemu+ssh://root@hv1/system",
         policy_files=(Path("/etc/a.yaml"),),
         waiver_files=(Path("/etc/w.yaml"),),
@@ -91,7 +93,7 @@ def test_every_setting_can_be_given_in_the_file(config: Path) -> None:
     )
     assert loaded.file == config
     assert {origin.kind for origin in loaded.origins} == {OriginKind.FILE}
-    assert [origin.where for origin in loaded.origins] == [f"{config}:{line}" for line in (2, 3, 4, 5, *range(7, 16))]
+    assert [origin.where for origin in loaded.origins] == [f"{config}:{line}" for line in (2, 3, 4, 5, 6, *range(8, 17))]
 
 
 @pytest.mark.parametrize(("written", "seconds"), [("0.5", 0.5), ("1", 1.0), ("60", 60.0), ("59.999", 59.999)])
@@ -337,7 +339,7 @@ def test_without_a_home_the_state_directory_has_to_be_named(config: Path, enviro
     [
         ("- a # <-", "", "expected a mapping of settings, found a list of 1"),
         ("log_level: info\nloglevel: debug # <-", "loglevel", "this key is unknown: did you mean 'log_level'?"),
-        ("log_level: info\nhub: x # <-", "hub", "expected one of state_dir, connect, policy_files"),
+        ("log_level: info\nhub: x # <-", "hub", "expected one of state_dir, remedy_dir, connect, policy_files"),
         ("state_dir: state # <-", "state_dir", "expected an absolute path, found 'state'"),
         ("state_dir: ~/state # <-", "state_dir", "expected an absolute path, found '~/state'"),
         ("state_dir: # <-", "state_dir", "expected text, found nothing"),

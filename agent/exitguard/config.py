@@ -27,13 +27,18 @@ from exitguard.policy.yaml_source import SourceError, YamlSource, YamlValue
 
 SYSTEM_CONFIG = Path("/etc/exitguard/config.yaml")
 SYSTEM_STATE_DIR = Path("/var/lib/exitguard")
+SYSTEM_REMEDY_DIR = Path("/var/lib/exitguard-remedy")
 _DECIMAL = re.compile(r"[0-9]{1,6}\.[0-9]{1,6}")
 _LISTEN = re.compile(r"(?P<host>[0-9.]+|\[::1\]):(?P<port>[1-9][0-9]{0,4})", re.ASCII)
 _LARGEST_PORT = 65535
 #: Whatever stands between the first colon after the scheme and the last @; libxml2, which libvirt parses with, decodes %3A there.
 _PASSWORD = re.compile(r"((?:[^:]*://)?+[^:]*?)(?::|%3a).*@", re.IGNORECASE | re.DOTALL)
 #: The settings that the environment may overrule, and by which variable.
-VARIABLES: Mapping[str, str] = {"state_dir": "EXITGUARD_STATE_DIR", "connect": "EXITGUARD_CONNECT"}
+VARIABLES: Mapping[str, str] = {
+    "state_dir": "EXITGUARD_STATE_DIR",
+    "remedy_dir": "EXITGUARD_REMEDY_DIR",
+    "connect": "EXITGUARD_CONNECT",
+}
 _ENVIRONMENT = "environment"
 
 
@@ -136,6 +141,15 @@ class Settings(BaseModel):
             default=f"{SYSTEM_STATE_DIR} (root, and the user who owns it); ~/.local/state/exitguard (others)",
         ),
     ] = Field(description="the directory of the agent's database and of the host's id")
+    remedy_dir: Annotated[
+        AbsolutePath | None,
+        Guide(
+            unit="path",
+            why="Set it to keep the runs of remedies, their journals and approvals on another disk. Whoever may write there can approve plans.",
+            allowed="an absolute path, or null",
+            default=f"null ({SYSTEM_REMEDY_DIR} for root, remedy below state_dir for others)",
+        ),
+    ] = Field(default=None, description="the directory of the runs, plans and approvals of remedies")
     connect: Annotated[
         Annotated[str, Field(max_length=500), AfterValidator(_libvirt_uri)] | None,
         BeforeValidator(_without_secret),
@@ -323,6 +337,13 @@ def load_settings(
     return LoadedSettings(settings, origins, file)
 
 
+def remedy_dir_of(settings: Settings, user_id: int | None = None) -> Path:
+    """Where runs, plans and approvals lie: what root does is kept where nobody else writes."""
+    if settings.remedy_dir is not None:
+        return settings.remedy_dir
+    return SYSTEM_REMEDY_DIR if (os.geteuid() if user_id is None else user_id) == 0 else settings.state_dir / "remedy"
+
+
 def changes_needing_restart(old: Settings, new: Settings) -> tuple[str, ...]:
     """The settings in which `new` differs from `old` and which a running daemon cannot change: its store is opened once."""
     return tuple(setting for setting in ("state_dir",) if getattr(old, setting) != getattr(new, setting))
@@ -340,7 +361,7 @@ def _values_of(environ: Mapping[str, str], problems: list[Problem]) -> dict[str,
         except UnicodeEncodeError:
             problems.append(Problem(file=_ENVIRONMENT, line=None, path=variable, message="expected text in UTF-8, found other bytes"))
             continue
-        values[setting] = str(Path(text).absolute()) if setting == "state_dir" else text
+        values[setting] = str(Path(text).absolute()) if setting in ("state_dir", "remedy_dir") else text
     return values
 
 

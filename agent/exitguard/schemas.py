@@ -3,6 +3,7 @@
 from typing import Any
 
 from exitguard.model.documents import AuditReport, FactsDocument, KernelInspection
+from exitguard.model.plan import Plan
 from exitguard.model.record import Record
 from exitguard.model.samples import Samples
 from exitguard.policy.json_schema import policy_schemas
@@ -14,6 +15,7 @@ _DOCUMENTS: dict[str, type[Record]] = {
     "changes": Changes,
     "facts": FactsDocument,
     "kernel-inspection": KernelInspection,
+    "plan": Plan,
     "samples": Samples,
 }
 

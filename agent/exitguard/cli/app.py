@@ -5,7 +5,24 @@ from typing import Annotated
 import typer
 
 from exitguard import __version__
-from exitguard.cli import audit, config, daemon, doctor, explain, facts, kernel, policy, report, schema, waiver
+from exitguard.cli import (
+    apply,
+    approve,
+    audit,
+    config,
+    daemon,
+    doctor,
+    explain,
+    facts,
+    kernel,
+    plan,
+    policy,
+    report,
+    rollback,
+    rollout,
+    schema,
+    waiver,
+)
 from exitguard.cli.log import LogFormat, Logging
 from exitguard.cli.output import write_result
 
@@ -24,6 +41,11 @@ app.command("explain")(explain.explain)
 app.command("doctor")(doctor.doctor)
 app.command("facts")(facts.facts)
 app.add_typer(kernel.app, name="kernel")
+app.command("plan")(plan.plan)
+app.command("approve")(approve.approve)
+app.command("apply")(apply.apply)
+app.add_typer(rollout.app, name="rollout")
+app.command("rollback")(rollback.rollback)
 app.command("daemon")(daemon.daemon)
 app.add_typer(policy.app, name="policy")
 app.add_typer(waiver.app, name="waiver")

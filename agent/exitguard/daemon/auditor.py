@@ -14,6 +14,7 @@ from exitguard.cycle import AuditRequest, audit_into, observe_again, open_store
 from exitguard.daemon.conditions import Conditions
 from exitguard.daemon.log import bound, get_logger
 from exitguard.daemon.metrics import Metrics
+from exitguard.daemon.proposal import PROPOSAL_NAME, Proposals
 from exitguard.facts.clock import boottime_nanoseconds, read_boot_time
 from exitguard.facts.libvirt.counters import read_counters
 from exitguard.facts.libvirt.patience import NOT_ASKED, BlockedCalls, Patience
@@ -73,6 +74,7 @@ class Auditor:
     audited_at: datetime | None = None
     #: The bulk call for counters blocks behind any one domain: it must not keep audits from being made.
     _blocked_counters: BlockedCalls = field(default_factory=BlockedCalls)
+    _proposals: Proposals = field(default_factory=Proposals)
 
     def audit(self) -> None:
         """One audit of the whole host."""
@@ -96,6 +98,7 @@ class Auditor:
             stored=store is not None and outcome.unstored is None,
             **{verdict: count for verdict, count in report.summary.by_verdict.items() if count},
         )
+        self._propose(self.facts, report.observed_at)
 
     def judge_again(self, uuids: frozenset[str]) -> bool:
         """Look at these domains alone. Whether more is needed: an audit of the whole host.
@@ -201,6 +204,19 @@ class Auditor:
         if self._store is not None:
             self._store.close()
             self._store = None
+
+    def _propose(self, facts: FactsDocument, now: datetime) -> None:
+        """Say that there is something to do, to whoever watches for it; where nothing is remembered, nobody does."""
+        if self._store is None or self.request.state_dir is None or facts.host.target.kind is not TargetKind.LOCAL:
+            return
+        try:
+            steps = self._proposals.consider(facts, self.rulebook, self.request.state_dir, now)
+        except OSError as error:
+            self.conditions.holds("proposal", f"{self.request.state_dir / PROPOSAL_NAME}: {(error.strerror or str(error)).lower()}")
+            return
+        self.conditions.holds("proposal", None)
+        if steps is not None:
+            _log.info("plan.proposed", steps=steps)
 
     def _patience(self, blocked: BlockedCalls) -> Patience:
         return Patience(self.request.call_timeout_seconds, self.pulse, blocked)

@@ -76,7 +76,7 @@ def assemble(hosts: Iterable[HostPlan], rulebook: Rulebook, origins: Origins, *,
         inputs=PlanInputs(
             policy=f"{policy.id} {policy.version}",
             policy_hash=policy_hash(rulebook),
-            waivers_hash=record_hash([waiver.model_dump(mode="json") for waiver in rulebook.waivers]),
+            waivers_hash=waivers_hash(rulebook),
             playbooks_hash=origins.playbooks,
             inventory_hash=origins.inventory,
             hosts=tuple(each.host for each in planned),
@@ -91,6 +91,11 @@ def assemble(hosts: Iterable[HostPlan], rulebook: Rulebook, origins: Origins, *,
 def policy_hash(rulebook: Rulebook) -> str:
     """Of the policy, the kernels, the QEMU versions and the costs, as they were read: comments and layout are not in it."""
     return record_hash(rulebook.model_dump(mode="json", exclude={"waivers", "waiver_problems"}))
+
+
+def waivers_hash(rulebook: Rulebook) -> str:
+    """Of the waivers, in their order."""
+    return record_hash([waiver.model_dump(mode="json") for waiver in rulebook.waivers])
 
 
 def refuse_bad_waivers(rulebook: Rulebook) -> None:

@@ -1,0 +1,228 @@
+"""Carrying out a plan: whether it may be, and then a run of it, which any later call can take up again.
+
+What a plan was made from has to be what it is carried out with: policy, waivers, playbooks and inventory are hashed anew, and a plan
+that was edited does not have its own hash. Whether each step is still true is looked at on its host, right before it.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from exitguard.act.approval import ApprovalError, find_approval, spend_approval
+from exitguard.act.conduct import Ending, Surroundings, conduct, remembered
+from exitguard.act.observe import Here, Inventory, Observer
+from exitguard.act.origins import inventory_hash, playbooks_hash
+from exitguard.act.world import World
+from exitguard.cycle import AuditRequest
+from exitguard.model.canonical import record_hash
+from exitguard.model.plan import Approval, Mode, Plan
+from exitguard.model.run import EventKind, Request
+from exitguard.model.time import format_rfc3339
+from exitguard.policy.schema import Rulebook
+from exitguard.policy.window import closes_at, opens_at
+from exitguard.remedy.plan import policy_hash, waivers_hash
+from exitguard.remedy.undo import undo_plan
+from exitguard.store.journal import RunJournal, RunRecord, RunStore
+
+_ENDS = (EventKind.FINISHED, EventKind.ABORTED)
+
+
+class NotApplied(Exception):  # noqa: N818 - a refusal, not a fault
+    """The plan is not carried out, and nothing was changed; the message says why, and what to do."""
+
+
+class WaitsForApproval(NotApplied):
+    """The plan is fine, and nobody has approved it yet."""
+
+
+class OutsideWindow(NotApplied):
+    """The plan is fine, and no maintenance window is open."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a plan is carried out with."""
+
+    rulebook: Rulebook
+    request: AuditRequest
+    playbooks: Path
+    #: None for this machine itself.
+    inventory: Path | None
+    remedy_dir: Path
+    #: Extra variables for every playbook, such as the name of the hosts' exitguard.
+    common: dict[str, str] = field(default_factory=dict)
+    #: What a signal asks for: a pause at first, an end at once when it comes again.
+    asked: Callable[[], Request | None] = lambda: None
+    interrupted: Callable[[], bool] = lambda: False
+    progress: Callable[[str, str, str], None] = lambda _host, _task, _status: None
+
+    @property
+    def approvals(self) -> Path:
+        return self.remedy_dir / "approvals"
+
+
+def refuse_other_origins(plan: Plan, setup: Setup) -> None:
+    """Raises NotApplied for a plan that was edited, or that was made from something else than it would be carried out with."""
+    if record_hash(plan.content()) != plan.hash:
+        raise NotApplied(f"the plan does not have the hash {plan.hash} that it names: it was edited or damaged. Make a new plan.")
+    now = {
+        "policy": (plan.inputs.policy_hash, policy_hash(setup.rulebook)),
+        "waivers": (plan.inputs.waivers_hash, waivers_hash(setup.rulebook)),
+        "playbooks": (plan.inputs.playbooks_hash, playbooks_hash(setup.playbooks)),
+        "inventory": (plan.inputs.inventory_hash, None if setup.inventory is None else inventory_hash(setup.inventory)),
+    }
+    changed = [what for what, (then, current) in now.items() if then != current]
+    if not changed:
+        return
+    if changed == ["inventory"] and plan.inputs.inventory_hash is None:
+        raise NotApplied("the plan was made for this machine itself: leave out --inventory.")
+    if changed == ["inventory"] and setup.inventory is None:
+        raise NotApplied("the plan was made for hosts of an inventory: name the same one with --inventory.")
+    raise NotApplied(f"not what the plan was made from any more: {', '.join(changed)}. Make a new plan, and have it approved again.")
+
+
+def refuse_closed(plan: Plan, rulebook: Rulebook, now: datetime) -> None:
+    """Raises NotApplied where the policy's mode lets nothing begin now."""
+    if plan.mode is Mode.REPORT:
+        raise NotApplied("the policy's remedies have mode: report, so plans are shown and none is carried out.")
+    closed = _closed(plan.mode, rulebook, now)
+    if closed is not None:
+        raise OutsideWindow(f"{closed}.")
+
+
+def apply_plan(plan: Plan, setup: Setup, *, now: datetime) -> tuple[str, Ending]:
+    """Carry out a plan: the id of its run, and how it ended. Raises NotApplied before anything was changed, StoreError."""
+    refuse_other_origins(plan, setup)
+    refuse_closed(plan, setup.rulebook, now)
+    if not plan.steps:
+        raise NotApplied("the plan has no steps: there is nothing to do.")
+    store = RunStore(setup.remedy_dir / "runs")
+    refuse_unfinished(store)
+    needs_approval = plan.approval is Approval.REQUIRED and plan.undoes is None
+    if needs_approval:
+        try:
+            find_approval(setup.approvals, plan.hash, now)
+        except ApprovalError as error:
+            raise WaitsForApproval(str(error)) from error
+    with store.create(plan, now) as journal:
+        if needs_approval:
+            spend_approval(setup.approvals, plan.hash, journal.run_id, now)
+        return journal.run_id, _conduct(journal, setup)
+
+
+def resume_run(run_id: str, setup: Setup) -> Ending:
+    """Go on with a run that was stopped, paused or interrupted. Raises NotApplied, StoreError."""
+    with RunStore(setup.remedy_dir / "runs").open(run_id) as journal:
+        if journal.events and journal.events[-1].kind in _ENDS:
+            raise NotApplied(
+                f"run {run_id} is over: {journal.events[-1].kind.value}. `exitguard rollback {run_id}` undoes what it changed."
+            )
+        refuse_other_origins(journal.plan, setup)
+        return _conduct(journal, setup)
+
+
+def plan_back(record: RunRecord, setup: Setup, now: datetime) -> Plan:
+    """A plan that undoes a run, made from what there is now: the way back stays open when policy or playbooks have changed since.
+
+    Raises NotApplied for a run that is not over.
+    """
+    if not record.events or record.events[-1].kind not in _ENDS:
+        raise NotApplied(f"run {record.run_id} is not over: end it with `exitguard rollout abort {record.run_id}` first.")
+    back = undo_plan(record.plan, record.events, run_id=record.run_id, made_at=now)
+    inputs = back.inputs.model_copy(
+        update={
+            "policy_hash": policy_hash(setup.rulebook),
+            "waivers_hash": waivers_hash(setup.rulebook),
+            "playbooks_hash": playbooks_hash(setup.playbooks),
+            "inventory_hash": None if setup.inventory is None else inventory_hash(setup.inventory),
+        }
+    )
+    if (inputs.inventory_hash is None) != (record.plan.inputs.inventory_hash is None):
+        here = record.plan.inputs.inventory_hash is None
+        raise NotApplied(
+            "the run was on this machine itself: leave out --inventory." if here else "name the run's inventory with --inventory."
+        )
+    back = back.model_copy(update={"inputs": inputs, "mode": Mode.OPPORTUNISTIC})
+    return back.model_copy(update={"hash": record_hash(back.content())})
+
+
+def refuse_unfinished(store: RunStore) -> None:
+    """Raises NotApplied where an earlier run is not over: two rollouts on the same hosts would each undo the other's checks."""
+    record = unfinished(store)
+    if record is None:
+        return
+    if record.held:
+        raise NotApplied(f"run {record.run_id} is under way: `exitguard rollout status {record.run_id}` shows it.")
+    raise NotApplied(
+        f"run {record.run_id} is not over. Look at it with `exitguard rollout status {record.run_id}`, then go on with "
+        f"`exitguard rollout resume {record.run_id}`, or end it for good with `exitguard rollout abort {record.run_id}`."
+    )
+
+
+def unfinished(store: RunStore) -> RunRecord | None:
+    """The run that is not over yet; there is at most one."""
+    for run_id in reversed(store.run_ids()):
+        record = store.read(run_id)
+        if not record.events or record.events[-1].kind not in _ENDS:
+            return record
+    return None
+
+
+def rehearse(plan: Plan, setup: Setup, directory: Path) -> World:
+    """The world of a plan, for `World.rehearse`: nothing is written down. Raises NotApplied."""
+    refuse_other_origins(plan, setup)
+    return _world(plan, setup, directory, aborted=lambda: False)
+
+
+def _conduct(journal: RunJournal, setup: Setup) -> Ending:
+    from exitguard.act.ansible import end_leftovers
+
+    end_leftovers(journal.ansible_dir)  # of a process that ended in the middle: two of them must never work at once
+    plan = journal.plan
+    world = _world(plan, setup, journal.ansible_dir, aborted=lambda: journal.requested() is Request.ABORT)
+    known = remembered(journal.events)
+    world.undos, world.ran, world.done = known.undos, known.ran, known.done
+    around = Surroundings(
+        now=lambda: datetime.now(UTC),
+        sleep=time.sleep,
+        closed=lambda now: _closed(plan.mode, setup.rulebook, now),
+        asked=lambda: journal.requested() or setup.asked(),
+    )
+    return conduct(journal, world, around)
+
+
+def _world(plan: Plan, setup: Setup, directory: Path, *, aborted: Callable[[], bool]) -> World:
+    forks = min(plan.pace.max_hosts_in_flight, max(1, len(plan.inputs.hosts)))
+    observer: Observer = (
+        Here(setup.request)
+        if setup.inventory is None
+        else Inventory(setup.inventory, setup.playbooks, directory, dict(setup.common), forks, plan.pace.step_timeout_seconds)
+    )
+    return World(
+        plan=plan,
+        rulebook=setup.rulebook,
+        observer=observer,
+        playbooks=setup.playbooks,
+        inventory=setup.inventory,
+        directory=directory,
+        common=setup.common,
+        undos={},
+        ran={},
+        done=set(),
+        aborted=aborted,
+        interrupted=setup.interrupted,
+        progress=setup.progress,
+    )
+
+
+def _closed(mode: Mode, rulebook: Rulebook, now: datetime) -> str | None:
+    """Why no step may begin now; None where one may."""
+    if mode is not Mode.WINDOWED:
+        return None
+    windows = rulebook.policy.remedies.windows
+    if closes_at(windows, now) is not None:
+        return None
+    opens = opens_at(windows, now)
+    return f"no maintenance window is open; the next one opens {format_rfc3339(opens) if opens is not None else 'never'}"

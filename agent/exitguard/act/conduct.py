@@ -1,0 +1,172 @@
+"""A rollout, driven: ask the state machine what comes next, write it down, do it, write down what was seen.
+
+Everything that is announced is on the disk before it is done, so that whoever takes the run up after a crash knows what may have
+happened, and looks instead of guessing. remedy/rollout.py decides, world.py acts; this loop only goes between them and the journal.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from exitguard.act.world import Answer, Interrupted, World
+from exitguard.model.run import EventKind, Request, RunEvent, StepOutcome, Undo
+from exitguard.remedy.rollout import (
+    Announce,
+    CarryOut,
+    Check,
+    Done,
+    Halt,
+    RolloutState,
+    Settle,
+    Verify,
+    Wait,
+    advance,
+    begin,
+    next_action,
+)
+from exitguard.remedy.rollout import (
+    Undo as UndoSteps,
+)
+
+if TYPE_CHECKING:
+    from exitguard.store.journal import RunJournal
+
+_OF_REQUEST = {Request.PAUSE: EventKind.PAUSED, Request.ABORT: EventKind.ABORTED}
+#: How often a wait looks for an operator's request.
+_PULSE_SECONDS = 1.0
+
+
+class Ended(StrEnum):
+    """How one process's work on a run ended."""
+
+    FINISHED = "finished"
+    FINISHED_WITH_FAILURES = "finished_with_failures"  # no more hosts failed than the budget allows
+    STOPPED = "stopped"
+    PAUSED = "paused"
+    ABORTED = "aborted"
+    OUTSIDE_WINDOW = "outside_window"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How it ended, and why."""
+
+    how: Ended
+    reason: str
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a rollout needs of the world outside its hosts: time, windows, and an operator's word."""
+
+    now: Callable[[], datetime]
+    sleep: Callable[[float], None]
+    #: None where steps may begin; else why not.
+    closed: Callable[[datetime], str | None]
+    #: What an operator asks for, by `exitguard rollout` or by a signal.
+    asked: Callable[[], Request | None]
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What a journal says that World needs to go on."""
+
+    undos: dict[str, Undo]
+    ran: dict[str, tuple[str, ...]]
+    done: set[str]
+
+
+def remembered(events: Iterable[RunEvent]) -> Remembered:
+    """Of the events of one run."""
+    found = Remembered({}, {}, set())
+    for event in events:
+        if event.kind is EventKind.HOST_CHECKED and event.host is not None:
+            found.ran[event.host] = event.running
+        if event.step is None:
+            continue
+        if event.undo is not None:
+            found.undos[event.step] = event.undo
+        if event.kind in (EventKind.STEP_FINISHED, EventKind.STEP_SETTLED):
+            if event.outcome in (StepOutcome.DONE, StepOutcome.ALREADY):
+                found.done.add(event.step)
+        elif event.kind is EventKind.STEP_UNDONE and event.outcome is StepOutcome.DONE:
+            found.done.discard(event.step)
+    return found
+
+
+def replay(journal: "RunJournal") -> RolloutState:
+    """The state that the journal leads to. Raises remedy.rollout.IllegalEvent for a journal that no run writes."""
+    state = begin(journal.plan)
+    for event in journal.events:
+        state = advance(state, event)
+    return state
+
+
+def conduct(journal: "RunJournal", world: World, around: Surroundings) -> Ending:
+    """Go on with a run until it ends or has to wait for an operator. Raises StoreError where nothing can be written down any more."""
+    state = replay(journal)
+
+    def write(answer: Answer) -> None:
+        nonlocal state
+        event = RunEvent(seq=len(journal.events), at=around.now(), **answer)
+        state = advance(state, event)  # refuses what cannot follow before it is on the disk
+        journal.append(**{"at": event.at, **answer})
+
+    if journal.events and not isinstance(next_action(state, around.now()), Done):
+        write({"kind": EventKind.RESUMED})
+    while True:
+        asked = around.asked()
+        if asked is not None and not isinstance(next_action(state, around.now()), Done):
+            write({"kind": _OF_REQUEST[asked], "reason": "asked by an operator"})
+            journal.forget_request()
+        closed = around.closed(around.now())
+        action = next_action(state, around.now(), may_start=closed is None)
+        match action:
+            case Done(success=success):
+                aborted = journal.events[-1].kind is EventKind.ABORTED
+                how = Ended.ABORTED if aborted else Ended.FINISHED if success else Ended.FINISHED_WITH_FAILURES
+                return Ending(how, journal.events[-1].reason)
+            case Halt(reason=reason):
+                return Ending(_halted(journal.events), closed or reason)
+            case Wait(until=until):
+                around.sleep(min(_PULSE_SECONDS, max(0.0, (until - around.now()).total_seconds())))
+            case Announce():
+                write({name: value for name, value in vars(action).items() if value not in (None, (), "")})
+            case _:
+                try:
+                    for answer in _answers(world, action):
+                        write(answer)
+                except Interrupted:
+                    return Ending(
+                        Ended.INTERRUPTED,
+                        "ended by a signal in the middle of a playbook: what became of its steps is looked at first when it is resumed",
+                    )
+
+
+def _answers(world: World, action: Check | CarryOut | Settle | Verify | UndoSteps) -> Iterable[Answer]:
+    match action:
+        case Check(hosts=hosts):
+            return world.check(hosts)
+        case CarryOut(remedy=remedy, steps=steps):
+            return world.carry_out(remedy, steps)
+        case Settle(steps=steps):
+            return world.settle(steps)
+        case Verify(hosts=hosts):
+            return world.verify(hosts)
+        case UndoSteps(steps=steps):
+            return world.undo(steps)
+
+
+def _halted(events: Iterable[RunEvent]) -> Ended:
+    """Why nothing goes on: the last event that says so, unless somebody has resumed since."""
+    for event in reversed(tuple(events)):
+        if event.kind is EventKind.STOPPED:
+            return Ended.STOPPED
+        if event.kind is EventKind.PAUSED:
+            return Ended.PAUSED
+        if event.kind is EventKind.RESUMED:
+            break
+    return Ended.OUTSIDE_WINDOW

@@ -1,0 +1,86 @@
+"""`exitguard plan`: what would be changed, why that is safe, and what is left alone. Changes nothing."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from exitguard.cli.log import configure_logging
+from exitguard.cli.options import (
+    ConfigOption,
+    ConnectOption,
+    Format,
+    FormatOption,
+    OutputOption,
+    PolicyOption,
+    StateDirOption,
+    TimeoutOption,
+    WaiversOption,
+    some_path,
+)
+from exitguard.cli.output import look_for, write_result
+from exitguard.cli.refusal import Refusal
+from exitguard.cli.remedy_setup import InventoryOption, setup_for
+from exitguard.cli.target import Asked
+
+if TYPE_CHECKING:
+    from exitguard.act.apply import Setup
+    from exitguard.model.plan import Plan
+
+FactsArgument = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[FACTS]...",
+        parser=some_path,
+        help="Files of facts, named after the inventory's hosts (playbooks/facts.yml writes them). Default: this machine, now.",
+    ),
+]
+
+
+def plan(
+    context: typer.Context,
+    *,
+    facts: FactsArgument = None,
+    inventory: InventoryOption = None,
+    connect: ConnectOption = None,
+    policy: PolicyOption = None,
+    waivers: WaiversOption = None,
+    output_format: FormatOption = Format.TABLE,
+    output: OutputOption = None,
+    config: ConfigOption = None,
+    state_dir: StateDirOption = None,
+    timeout: TimeoutOption = None,
+) -> None:
+    """Show what the policy's remedies would change, why that is safe, and what is left alone and why. Changes nothing."""
+    configure_logging(context.obj, os.environ)
+    if facts and inventory is None:
+        raise typer.BadParameter("name the inventory whose hosts these facts are of, with --inventory", param_hint="FACTS")
+    if inventory is not None and not facts:
+        raise typer.BadParameter("give the facts of its hosts as well: playbooks/facts.yml brings them home", param_hint="--inventory")
+    asked = Asked(connect=connect, policy=policy, waivers=waivers, config=config, state_dir=state_dir, timeout=timeout)
+    made = plan_for(setup_for(asked, inventory=inventory), facts or [])
+
+    from exitguard.report.json_document import json_text
+    from exitguard.report.plan_table import plan_page
+
+    write_result(json_text(made) if output_format is Format.JSON else plan_page(made, look_for(output, os.environ)), output)
+
+
+def plan_for(setup: "Setup", facts: "list[Path]") -> "Plan":
+    """A plan from files of facts, or of this machine as it is now. Raises Refusal."""
+    from exitguard.act.facts_file import FactsError
+    from exitguard.act.here import plan_here
+    from exitguard.act.origins import OriginsError, inventory_hash, playbooks_hash
+    from exitguard.act.plan_files import plan_files
+    from exitguard.remedy.plan import Origins, PlanError
+
+    now = datetime.now(UTC)
+    try:
+        if setup.inventory is None:
+            return plan_here(setup, now)
+        origins = Origins(playbooks_hash(setup.playbooks), inventory_hash(setup.inventory))
+        return plan_files(facts, setup.rulebook, origins, made_at=now)
+    except (PlanError, FactsError, OriginsError) as error:
+        raise Refusal(f"exitguard: {error}", code=1) from error

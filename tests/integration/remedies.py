@@ -1,0 +1,101 @@
+"""Plans carried out on this machine's lab, each command a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from audits import CommandResult, command_environment
+from libvirt_lab import LibvirtLab
+
+_PROGRAM = Path(__file__).with_name("remedy_process.py")
+_LIMIT_SECONDS = 240
+
+
+@dataclass(frozen=True)
+class RemedyHost:
+    """One host: the lab's libvirt under recorded hardware, with a policy and a directory for runs."""
+
+    lab: LibvirtLab
+    home: Path
+    policy: Path
+
+    @property
+    def remedy_dir(self) -> Path:
+        return self.home / "remedy"
+
+    def run(self, *words: str | Path, die_after: int | None = None, guarded: bool = False) -> CommandResult:
+        """One command line to its end, however that comes."""
+        with self.start(*words, die_after=die_after, guarded=guarded) as process:
+            stdout, stderr = process.communicate(timeout=_LIMIT_SECONDS)
+        assert "Traceback" not in stderr, stderr
+        return CommandResult(process.returncode, stdout, stderr)
+
+    def start(self, *words: str | Path, die_after: int | None = None, guarded: bool = False) -> "subprocess.Popen[str]":
+        verb, *rest = map(str, words)
+        options = [] if verb in ("approve", "rollout-status") else ["--connect", self.lab.uri, "--policy", str(self.policy)]
+        if verb == "rollout":
+            sub, *rest = rest
+            verbs, options = [verb, sub], options if sub == "resume" else []
+        else:
+            verbs = [verb]
+        if verb != "plan":
+            options += ["--remedy-dir", str(self.remedy_dir)]
+        program = [*(["--guarded"] if guarded else []), *(["--die-after", str(die_after)] if die_after is not None else [])]
+        return subprocess.Popen(
+            [sys.executable, str(_PROGRAM), *program, *verbs, *options, *rest],
+            env=command_environment(self.home),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def plan(self, path: Path | None = None) -> dict[str, Any]:
+        """A fresh plan, kept in `path` where one is given."""
+        result = self.run("plan", "--format", "json", *(("--output", path) if path is not None else ()))
+        assert result.exit_code == 0, result.stderr
+        document: dict[str, Any] = json.loads(path.read_text() if path is not None else result.stdout)
+        return document
+
+    def journal(self, run_id: str) -> list[dict[str, Any]]:
+        """The events of a run."""
+        result = self.run("rollout", "status", run_id, "--format", "json")
+        assert result.exit_code == 0, result.stderr
+        events: list[dict[str, Any]] = json.loads(result.stdout)["events"]
+        return events
+
+    def runs(self) -> list[str]:
+        """Ids of all runs, oldest first."""
+        directory = self.remedy_dir / "runs"
+        return sorted(path.name for path in directory.iterdir() if path.is_dir()) if directory.exists() else []
+
+    def definitions(self) -> dict[str, str]:
+        """Every persistent definition with its secrets, by name."""
+        import libvirt  # noqa: PLC0415 - an optional package
+
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+        with self.lab.connection() as connection:
+            return {domain.name(): domain.XMLDesc(flags) for domain in connection.listAllDomains(0) if domain.isPersistent()}
+
+
+def kill_within(process: "subprocess.Popen[str]", seconds: float) -> bool:
+    """kill -9 after a time; whether it was still there to be killed."""
+    time.sleep(seconds)
+    if process.poll() is not None:
+        return False
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=_LIMIT_SECONDS)
+    return True
+
+
+def remedies_policy(source: Path, target: Path, remedies: str) -> Path:
+    """A policy with another `remedies:` section."""
+    target.write_text(f"{source.read_text()}\nremedies: {remedies}\n")
+    return target
