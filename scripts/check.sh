@@ -31,13 +31,13 @@ lock_names_public_indexes_only() {
 }
 
 # What decides and what parses must be tested. The talk to libvirtd is left out: it is tested where there is one to talk to.
-readonly decides='agent/exitguard/model/*,agent/exitguard/policy/*,agent/exitguard/audit/*,agent/exitguard/facts/*'
+readonly decides='agent/exitguard/model/*,agent/exitguard/policy/*,agent/exitguard/audit/*,agent/exitguard/remedy/*,agent/exitguard/facts/*'
 
 step 'format' ruff format --check .
 step 'lint' ruff check .
 step 'types' mypy
 step 'import order' lint-imports --no-cache
-step 'playbooks' ansible-lint --offline --strict playbooks
+step 'playbooks' env ANSIBLE_LIBRARY=playbooks/library ansible-lint --offline --strict playbooks
 step 'units' scripts/check_units.sh
 step 'lock fits pyproject.toml' "${of_no_site[@]}" uv lock --check --no-config
 step 'lock holds no mirror' lock_names_public_indexes_only

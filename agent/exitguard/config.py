@@ -145,7 +145,8 @@ class Settings(BaseModel):
         AbsolutePath | None,
         Guide(
             unit="path",
-            why="Set it to keep the runs of remedies, their journals and approvals on another disk. Whoever may write there can approve plans.",
+            why="Set it to keep the runs of remedies, their journals and approvals on another disk. Whoever may write there can "
+            "approve plans.",
             allowed="an absolute path, or null",
             default=f"null ({SYSTEM_REMEDY_DIR} for root, remedy below state_dir for others)",
         ),

@@ -8,6 +8,7 @@ from exitguard.model.record import Record
 from exitguard.model.samples import Samples
 from exitguard.policy.json_schema import policy_schemas
 from exitguard.report.changes import Changes
+from exitguard.report.run_table import RunStatus
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DOCUMENTS: dict[str, type[Record]] = {
@@ -16,6 +17,7 @@ _DOCUMENTS: dict[str, type[Record]] = {
     "facts": FactsDocument,
     "kernel-inspection": KernelInspection,
     "plan": Plan,
+    "run": RunStatus,
     "samples": Samples,
 }
 

@@ -15,13 +15,15 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 SETTINGS, STATE, REMEDY = "/etc/exitguard/config.yaml", "/var/lib/exitguard", "/var/lib/exitguard-remedy"
 UNIT = "exitguard-audit.service"
-WANTED = f"/etc/systemd/system/multi-user.target.wants/{UNIT}"
+WATCH, RUN = "exitguard-remedy.path", "/run/exitguard"
+WANTS = "/etc/systemd/system/multi-user.target.wants"
 DECLARED_FOLDERS = ("/opt/exitguard/", "/usr/share/doc/exitguard/")
 DECLARED_FILES = {
     SETTINGS,
     "/usr/bin/exitguard",
     f"/lib/systemd/system/{UNIT}",
-    "/lib/systemd/system/exitguard-remedy@.service",
+    "/lib/systemd/system/exitguard-remedy.service",
+    "/lib/systemd/system/exitguard-remedy.path",
     "/usr/lib/sysusers.d/exitguard.conf",
     "/usr/lib/tmpfiles.d/exitguard.conf",
     "/usr/share/lintian/overrides/exitguard",
@@ -56,8 +58,8 @@ def reported_host_id(root: DebianRoot, *, user: str | None = None) -> str:
     return host_id
 
 
-def state_of_unit(root: DebianRoot) -> str:
-    return root.run("systemctl", "is-enabled", UNIT).stdout.strip()
+def state_of_unit(root: DebianRoot, unit: str = UNIT) -> str:
+    return root.run("systemctl", "is-enabled", unit).stdout.strip()
 
 
 # What the package holds
@@ -155,17 +157,22 @@ def test_caller_s_directory_and_python_variables_run_nothing(installed: DebianRo
 
 
 def test_installation_neither_enables_nor_starts_the_service(installed: DebianRoot) -> None:
-    assert state_of_unit(installed) == "disabled"
-    assert not installed.at(WANTED).exists()
+    assert {unit: state_of_unit(installed, unit) for unit in (UNIT, WATCH, "exitguard-remedy.service")} == {
+        UNIT: "disabled",
+        WATCH: "disabled",
+        "exitguard-remedy.service": "static",
+    }
+    assert not [path for unit in (UNIT, WATCH) if (path := installed.at(f"{WANTS}/{unit}")).exists()]
 
 
 def test_user_may_use_kvm_and_only_it_and_root_reach_the_state(installed: DebianRoot) -> None:
     assert installed.must("id", "--name", "--groups", "exitguard").split() == ["exitguard", "kvm"]
     assert installed.must("getent", "passwd", "exitguard").strip().endswith(":/usr/sbin/nologin")
-    assert describe(installed, STATE, REMEDY, f"{REMEDY}/approvals", SETTINGS) == [
+    closed = [REMEDY, *(f"{REMEDY}/{folder}" for folder in ("approvals", "approvals/used", "plans", "runs"))]
+    assert describe(installed, STATE, *closed, RUN, SETTINGS) == [
         f"exitguard:exitguard 750 {STATE}",
-        f"root:root 700 {REMEDY}",
-        f"root:root 700 {REMEDY}/approvals",
+        *(f"root:root 700 {folder}" for folder in closed),
+        f"root:root 755 {RUN}",
         f"root:root 644 {SETTINGS}",
     ]
     assert installed.run("touch", f"{REMEDY}/approvals/mine.json", user="exitguard").returncode != 0
@@ -201,7 +208,7 @@ def test_upgrade_keeps_state_settings_and_what_was_enabled(root: DebianRoot, deb
     with root.at(SETTINGS).open("a") as settings:
         settings.write("log_level: debug\n")
     host_id, edited = root.at(f"{STATE}/host-id").read_text(), root.at(SETTINGS).read_text()
-    root.must("systemctl", "enable", UNIT)
+    root.must("systemctl", "enable", UNIT, WATCH)
 
     for package in (deb, newer_deb):
         install(root, package)
@@ -210,16 +217,17 @@ def test_upgrade_keeps_state_settings_and_what_was_enabled(root: DebianRoot, deb
         assert "debug" in root.must("exitguard", "config", "show")
         assert root.at(f"{STATE}/host-id").read_text() == host_id
         assert reported_host_id(root, user="exitguard") == host_id.strip()
-        assert state_of_unit(root) == "enabled"
+        assert [state_of_unit(root, unit) for unit in (UNIT, WATCH)] == ["enabled", "enabled"]
     assert not list(root.at("/etc/exitguard").glob("*.dpkg-*"))
 
 
 def test_removal_keeps_state_and_settings_and_purge_takes_everything(root: DebianRoot, deb: Path) -> None:
     before = entries(root.path, without=RECORDS)
     install(root, deb)
-    root.must("systemctl", "enable", UNIT)
+    root.must("systemctl", "enable", UNIT, WATCH)
     assert root.run("exitguard", "audit", user="exitguard").returncode == 3
     root.at(f"{REMEDY}/approvals/a.json").write_text("{}")
+    root.at(f"{RUN}/lock").write_text("")
     with root.at(SETTINGS).open("a") as settings:
         settings.write("log_level: debug\n")
 
@@ -230,7 +238,8 @@ def test_removal_keeps_state_and_settings_and_purge_takes_everything(root: Debia
         SETTINGS,
         STATE,
         REMEDY,
-        WANTED,
+        f"{WANTS}/{UNIT}",
+        f"{WANTS}/{WATCH}",
     }
     assert root.at(f"{STATE}/host.sqlite").exists()
     assert root.at(f"{REMEDY}/approvals/a.json").exists()
@@ -286,7 +295,8 @@ def test_running_systemd_is_asked_to_reload_then_try_restart_and_at_last_stop(ro
 
     install(root, deb)
     assert asked() == ["--system daemon-reload"]
-    install(root, newer_deb)
+    install(root, newer_deb)  # and a remedy under way is left to come to its end
     assert asked() == ["--system daemon-reload", f"try-restart {UNIT}"]
     root.must("dpkg", "--remove", "exitguard")
-    assert asked() == [f"stop {UNIT}", "--system daemon-reload"]
+    reloads = 2 * ["--system daemon-reload"]  # one for each of the services
+    assert asked() == [f"stop {WATCH} exitguard-remedy.service {UNIT}", *reloads]

@@ -13,7 +13,8 @@ from exitguard.report.privileges import documented_costs, drop_in_for
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 AUDIT = DEPLOY / "systemd/exitguard-audit.service"
-REMEDY = DEPLOY / "systemd/exitguard-remedy@.service"
+REMEDY = DEPLOY / "systemd/exitguard-remedy.service"
+WATCH = DEPLOY / "systemd/exitguard-remedy.path"
 OPERATIONS = ROOT / "docs/operations.md"
 #: Each of these hides something that a verdict needs; docs/operations.md says what.
 HIDES_EVIDENCE = (
@@ -72,8 +73,12 @@ def test_units_pass_their_gates(deploy: Path) -> None:
         ("exitguard-audit.service", "^CapabilityBoundingSet=.*", "", "is more exposed than 1.5"),
         ("exitguard-audit.service", "^SystemCallFilter=.*", "", "is more exposed than 1.5"),
         ("exitguard-audit.service", "^User=.*", "User=exitgard", "makes no such user"),
-        ("exitguard-remedy@.service", "^ExecStart=.*", "", "has a bad unit file setting"),
-        ("exitguard-remedy@.service", "^Type=.*", "Type=onceshot", "Failed to parse service type"),
+        ("exitguard-remedy.service", "^ExecStart=.*", "", "has a bad unit file setting"),
+        ("exitguard-remedy.service", "^Type=.*", "Type=onceshot", "Failed to parse service type"),
+        ("exitguard-remedy.service", "^CapabilityBoundingSet=.*", "", "is more exposed than 6.3"),
+        ("exitguard-remedy.service", "^SystemCallFilter=.*", "", "is more exposed than 6.3"),
+        ("exitguard-remedy.path", "^PathChanged=.*", "", "has a bad unit file setting|lacks path setting"),
+        ("exitguard-remedy.path", "^TriggerLimitBurst=", "TriggerLimitBursts=", "Unknown key (name )?'TriggerLimitBursts'"),
     ],
 )
 def test_planted_fault_fails_the_check(deploy: Path, unit: str, pattern: str, replacement: str, told: str) -> None:
@@ -90,6 +95,13 @@ def test_user_that_cannot_be_made_fails_the_check(deploy: Path) -> None:
     assert "sysusers.d/exitguard.conf is not understood" in result.stderr
 
 
+def test_service_without_a_bound_of_its_exposure_fails_the_check(deploy: Path) -> None:
+    (deploy / "systemd/exitguard-audit.service").rename(deploy / "systemd/exitguard-other.service")
+    result = check(deploy)
+    assert result.returncode == 1
+    assert "exitguard-other.service: check_units.sh says nowhere how exposed it may be" in result.stderr
+
+
 def test_folder_without_units_fails_the_check(deploy: Path) -> None:
     shutil.rmtree(deploy / "systemd")
     assert check(deploy).returncode == 1
@@ -104,11 +116,11 @@ def test_folders_are_made_with_the_owners_that_keep_the_audit_from_approving(dep
         subprocess.run([program, f"--root={root}", *action, deploy / kind / "exitguard.conf"], capture_output=True, check=True)
     users = dict(line.split(":")[:3:2] for line in (root / "etc/passwd").read_text().splitlines())
     for folder, owner, mode in (
-        ("exitguard", int(users["exitguard"]), 0o40750),
-        ("exitguard-remedy", 0, 0o40700),
-        ("exitguard-remedy/approvals", 0, 0o40700),
+        ("var/lib/exitguard", int(users["exitguard"]), 0o40750),
+        *((f"var/lib/exitguard-remedy{below}", 0, 0o40700) for below in ("", "/approvals", "/approvals/used", "/plans", "/runs")),
+        ("run/exitguard", 0, 0o40755),
     ):
-        status = (root / "var/lib" / folder).stat()
+        status = (root / folder).stat()
         assert (status.st_uid, status.st_mode) == (owner, mode), folder
     assert re.search(r"^kvm:x:\d+:exitguard$", (root / "etc/group").read_text(), re.MULTILINE)
 
@@ -141,11 +153,52 @@ def test_audit_unit_is_watched_restarted_and_bounded() -> None:
     assert found["IOSchedulingClass"] == ["idle"]
 
 
-def test_remedy_unit_is_started_by_hand_and_only_with_an_approval() -> None:
+# What lies between the audit and the root that changes things
+
+
+def test_remedy_unit_takes_nothing_from_whoever_started_it() -> None:
     found = settings(REMEDY)
+    assert found["ExecStart"] == ["/usr/bin/exitguard apply --here"]
+    assert found["User"] == ["root"]
+    assert not {"EnvironmentFile", "StandardInput", "PassEnvironment", "ExecStartPre"} & set(found)
+    assert not re.search(r"%[iIj]|\$", REMEDY.read_text().partition("[Service]")[2])
+
+
+def test_remedy_unit_is_started_by_hand_or_by_its_watch_and_by_nothing_else() -> None:
     assert "[Install]" not in REMEDY.read_text()
-    assert found["ConditionPathExists"] == ["/var/lib/exitguard-remedy/approvals/%i.json"]
-    assert found["Type"] == ["oneshot"]
+    for unit in DEPLOY.glob("systemd/*"):
+        named = {key for key, values in settings(unit).items() if any("exitguard-remedy.service" in value for value in values)}
+        assert named == set(), unit.name
+    assert "Unit" not in settings(WATCH)  # so it starts its namesake
+
+
+def test_watch_looks_at_what_the_audit_touches_and_at_approvals_and_is_bounded() -> None:
+    found = settings(WATCH)
+    assert found["PathChanged"] == ["/var/lib/exitguard/proposal", "/var/lib/exitguard-remedy/approvals"]
+    assert found["TriggerLimitIntervalSec"] == ["1h"]
+    assert 6 < int(found["TriggerLimitBurst"][0]) <= 60
+    # A failed start would stop the watch for good; the watch is what bounds the starts.
+    assert settings(REMEDY)["StartLimitIntervalSec"] == ["0"]
+
+
+def test_plan_that_waits_for_its_approval_is_no_failed_unit_and_a_boot_waits_for_no_remedy() -> None:
+    found = settings(REMEDY)
+    assert found["SuccessExitStatus"] == ["3"]
+    assert found["Type"] == ["exec"]
+
+
+def test_nothing_of_the_remedy_unit_closes_what_a_remedy_needs() -> None:
+    """ProtectClock and PrivateDevices close /dev/kvm and the disks, NoNewPrivileges keeps Ansible's `become` from working."""
+    closed = {
+        "ProtectSystem",
+        "ProtectKernelModules",
+        "ProtectClock",
+        "PrivateDevices",
+        "NoNewPrivileges",
+        "DevicePolicy",
+        "RuntimeDirectory",
+    }
+    assert not closed & set(settings(REMEDY))
 
 
 # What the documentation says of it

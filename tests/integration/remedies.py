@@ -13,6 +13,8 @@ from typing import Any
 from audits import CommandResult, command_environment
 from libvirt_lab import LibvirtLab
 
+from exitguard.store.journal import RunStore
+
 _PROGRAM = Path(__file__).with_name("remedy_process.py")
 _LIMIT_SECONDS = 240
 
@@ -66,15 +68,11 @@ class RemedyHost:
 
     def journal(self, run_id: str) -> list[dict[str, Any]]:
         """The events of a run."""
-        result = self.run("rollout", "status", run_id, "--format", "json")
-        assert result.exit_code == 0, result.stderr
-        events: list[dict[str, Any]] = json.loads(result.stdout)["events"]
-        return events
+        return [event.model_dump(mode="json") for event in RunStore(self.remedy_dir / "runs").read(run_id).events]
 
     def runs(self) -> list[str]:
         """Ids of all runs, oldest first."""
-        directory = self.remedy_dir / "runs"
-        return sorted(path.name for path in directory.iterdir() if path.is_dir()) if directory.exists() else []
+        return list(RunStore(self.remedy_dir / "runs").run_ids())
 
     def definitions(self) -> dict[str, str]:
         """Every persistent definition with its secrets, by name."""

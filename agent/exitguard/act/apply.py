@@ -26,6 +26,8 @@ from exitguard.remedy.plan import policy_hash, waivers_hash
 from exitguard.remedy.undo import undo_plan
 from exitguard.store.journal import RunJournal, RunRecord, RunStore
 
+#: Older ones that are over are forgotten; what they changed can then no longer be undone by name.
+_RUNS_KEPT = 200
 _ENDS = (EventKind.FINISHED, EventKind.ABORTED)
 
 
@@ -100,16 +102,15 @@ def apply_plan(plan: Plan, setup: Setup, *, now: datetime) -> tuple[str, Ending]
         raise NotApplied("the plan has no steps: there is nothing to do.")
     store = RunStore(setup.remedy_dir / "runs")
     refuse_unfinished(store)
-    needs_approval = plan.approval is Approval.REQUIRED and plan.undoes is None
-    if needs_approval:
+    if _needs_approval(plan):
         try:
             find_approval(setup.approvals, plan.hash, now)
         except ApprovalError as error:
             raise WaitsForApproval(str(error)) from error
     with store.create(plan, now) as journal:
-        if needs_approval:
-            spend_approval(setup.approvals, plan.hash, journal.run_id, now)
-        return journal.run_id, _conduct(journal, setup)
+        ending = _conduct(journal, setup)
+    store.forget(_RUNS_KEPT)
+    return journal.run_id, ending
 
 
 def resume_run(run_id: str, setup: Setup) -> Ending:
@@ -176,9 +177,27 @@ def rehearse(plan: Plan, setup: Setup, directory: Path) -> World:
     return _world(plan, setup, directory, aborted=lambda: False)
 
 
+def _needs_approval(plan: Plan) -> bool:
+    """The way back is always open: an undo is asked for by whoever stands at the keyboard, and restores what was."""
+    return plan.approval is Approval.REQUIRED and plan.undoes is None
+
+
+def _spend_approval(journal: RunJournal, setup: Setup) -> None:
+    """Before anything is done, also where an earlier process ended before that. Raises WaitsForApproval; the run is then over."""
+    now = datetime.now(UTC)
+    try:
+        spend_approval(setup.approvals, journal.plan.hash, journal.run_id, now)
+    except ApprovalError as error:
+        journal.append(EventKind.STARTED, now, plan=journal.plan.hash)
+        journal.append(EventKind.ABORTED, now, reason=f"nothing was done: {error}")
+        raise WaitsForApproval(str(error)) from error
+
+
 def _conduct(journal: RunJournal, setup: Setup) -> Ending:
     from exitguard.act.ansible import end_leftovers
 
+    if not journal.events and _needs_approval(journal.plan):
+        _spend_approval(journal, setup)
     end_leftovers(journal.ansible_dir)  # of a process that ended in the middle: two of them must never work at once
     plan = journal.plan
     world = _world(plan, setup, journal.ansible_dir, aborted=lambda: journal.requested() is Request.ABORT)

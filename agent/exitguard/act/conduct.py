@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from exitguard.act.world import Answer, Interrupted, World
+from exitguard.model.plan import Plan
 from exitguard.model.run import EventKind, Request, RunEvent, StepOutcome, Undo
 from exitguard.remedy.rollout import (
     Announce,
@@ -97,17 +98,17 @@ def remembered(events: Iterable[RunEvent]) -> Remembered:
     return found
 
 
-def replay(journal: "RunJournal") -> RolloutState:
-    """The state that the journal leads to. Raises remedy.rollout.IllegalEvent for a journal that no run writes."""
-    state = begin(journal.plan)
-    for event in journal.events:
+def replay(plan: Plan, events: Iterable[RunEvent]) -> RolloutState:
+    """The state that a journal leads to. Raises remedy.rollout.RolloutError for one that no run of this plan writes."""
+    state = begin(plan)
+    for event in events:
         state = advance(state, event)
     return state
 
 
 def conduct(journal: "RunJournal", world: World, around: Surroundings) -> Ending:
     """Go on with a run until it ends or has to wait for an operator. Raises StoreError where nothing can be written down any more."""
-    state = replay(journal)
+    state = replay(journal.plan, journal.events)
 
     def write(answer: Answer) -> None:
         nonlocal state

@@ -27,10 +27,11 @@ def ask_for(store: RunStore, run_id: str, wish: Request, now: datetime) -> Asked
         return Asked.OF_ITS_PROCESS
     kind = EventKind.PAUSED if wish is Request.PAUSE else EventKind.ABORTED
     with store.open(run_id) as journal:
-        state = replay(journal)
+        state = replay(journal.plan, journal.events)
         if not journal.events:
             state = advance(state, journal.append(EventKind.STARTED, now, plan=journal.plan.hash))
         if not isinstance(next_action(state, now), Done):
             journal.append(kind, now, reason="asked by an operator while nobody worked on it")
+        journal.requested()  # what was asked for earlier, of a process that ended before it heard
         journal.forget_request()
     return Asked.WRITTEN_DOWN

@@ -117,13 +117,13 @@ def refusals() -> Iterator[None]:
     from exitguard.act.origins import OriginsError
     from exitguard.act.plan_file import PlanFileError
     from exitguard.remedy.plan import PlanError
-    from exitguard.remedy.rollout import IllegalEvent
+    from exitguard.remedy.rollout import RolloutError
 
     try:
         yield
     except (WaitsForApproval, OutsideWindow) as error:
         raise Refusal(f"exitguard: {error}", code=EXIT_WAITS) from error
-    except (NotApplied, PlanFileError, OriginsError, PlanError, AnsibleError, IllegalEvent) as error:
+    except (NotApplied, PlanFileError, OriginsError, PlanError, AnsibleError, RolloutError) as error:
         raise Refusal(f"exitguard: {error}", code=1) from error
 
 

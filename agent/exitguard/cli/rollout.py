@@ -48,11 +48,12 @@ def status(
     configure_logging(context.obj, os.environ)
     store = _store(runs_dir(config, remedy_dir))
     with refusals():
-        from exitguard.act.status import run_status
+        from exitguard.act.conduct import replay
         from exitguard.report.json_document import json_text
-        from exitguard.report.run_table import status_page
+        from exitguard.report.run_table import status_of, status_page
 
-        document = run_status(store.read(_run_id(store, run)))
+        record = store.read(_run_id(store, run))
+        document = status_of(record.run_id, replay(record.plan, record.events), record.events, held=record.held)
         write_result(json_text(document) if output_format is Format.JSON else status_page(document, look_for(output, os.environ)), output)
 
 

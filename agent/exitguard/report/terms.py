@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from exitguard.facts.domain_xml import LOCK_NAMESPACE
 from exitguard.report.words import normal_form
 
-#: What a remedy is to this version: a name.
+#: What a remedy without a playbook is to this version: a name.
 ONLY_NAMED = "This version names it and does not apply it: nothing is changed."
+#: What becomes of the others.
+PLANNED = "Where the policy allows it, `exitguard plan` shows what it would change, and `exitguard apply` does that."
 
 
 @dataclass(frozen=True)
@@ -20,14 +22,21 @@ class Term:
 _COLUMN = "column of the domains' table"
 _ANSWER = "answer of an audit"
 _REMEDY = "name of a remedy"
+_CHANGE = "word of plans and rollouts"
 
-_REMEDIES: dict[str, str] = {
-    "domain_pmu_off": "Will set <pmu state='off'/> in the persistent definition of a domain that libvirt owns, and nothing else in it.",
-    "kernel_guard": "Will install a kernel that has the guard, or needs none, in a version that the operator pins, for the next boot.",
-    "kvm_enable_pmu_off": "Will set kvm.enable_pmu=N on the host, which takes the PMU from all its guests; refused where one may want it.",
+_APPLIED: dict[str, str] = {
+    "domain_pmu_off": "Sets <pmu state='off'/> in the persistent definition of a domain that libvirt owns, and nothing else in it. It "
+    "takes effect at the guest's next cold start.",
+    "kernel_guard": "Installs a kernel that has the guard, or needs none, in a version that the operator pins, for one boot; made the "
+    "default once it runs and is healthy. The reboot is the operator's.",
+    "kvm_enable_pmu_off": "Sets kvm.enable_pmu=N from the next load of KVM's module on, which takes the PMU from all guests of the host; "
+    "refused where one may want it.",
+    "qemu_pmu_cap": "Installs a QEMU that clears kvm->arch.enable_pmu for pmu=off, in a version that the operator pins, after a check of "
+    "machine types and migration. A guest uses it from its next cold start.",
+}
+_NAMED: dict[str, str] = {
     "nova_flavor_default": "Will set hw:pmu=false on Nova flavors that say nothing, so that new instances start with their PMU off.",
     "nova_instance_pmu_off": "Will set hw_pmu=false for a Nova instance that its owner has stopped, so that it starts with its PMU off.",
-    "qemu_pmu_cap": "Will install a QEMU that clears kvm->arch.enable_pmu for pmu=off, after a check of machine types and migration.",
 }
 
 TERMS: dict[str, Term] = {
@@ -43,7 +52,9 @@ TERMS: dict[str, Term] = {
         "for `exitguard explain`.",
     ),
     "next": Term(
-        _COLUMN, "The one step that would help this domain most, for a person to take: exitguard does not take it. `-` is nothing to do."
+        _COLUMN,
+        "The one step that would help this domain most. An audit takes none; `exitguard plan` says which of them a remedy would take. "
+        "`-` is nothing to do.",
     ),
     "locked": Term(
         "mark of a domain",
@@ -84,9 +95,53 @@ TERMS: dict[str, Term] = {
     ),
     "remedy": Term(
         "what a policy names for a rule",
-        f"What would mend a failure: {', '.join(_REMEDIES)}. This version only names remedies: it changes nothing.",
+        f"What mends a failure, with a playbook of its own: {', '.join(sorted(_APPLIED))}. Only named so far: {', '.join(sorted(_NAMED))}. "
+        "Which may be planned stands in the policy, under remedies.allowed.",
     ),
-    **{name: Term(_REMEDY, f"{meaning} {ONLY_NAMED}") for name, meaning in _REMEDIES.items()},
+    "plan": Term(
+        _CHANGE,
+        "What would be changed on which hosts, in which order, and what is left alone, each with its reason: `exitguard plan` shows it and "
+        "changes nothing. Its hash covers the facts, the policy, the waivers, the playbooks and the inventory that it was made from: where "
+        "any of them is another, it is another plan, and an approval of this one does not fit.",
+    ),
+    "step": Term(
+        _CHANGE,
+        "One change of one host or domain. It rests on facts that are looked at again right before it: where they are others now, it is "
+        "not carried out.",
+    ),
+    "left alone": Term(
+        "part of a plan", "What fails, or may fail, and is not touched, with the reason. Nothing is passed over in silence."
+    ),
+    "wave": Term(
+        _CHANGE,
+        "Hosts that are dealt with, and verified, before any of the next wave is touched. Percentages are of the hosts with steps, those "
+        "of earlier waves included.",
+    ),
+    "canary": Term(_CHANGE, "The first wave: the host, or the few hosts, that show whether the rest should follow."),
+    "rollout": Term(
+        _CHANGE,
+        "A plan being carried out, wave by wave. It stops by itself when more hosts fail than the policy's failure_budget; 0 stops at the "
+        "first. `exitguard rollout status` shows it; pause, resume and abort steer it.",
+    ),
+    "run": Term(
+        _CHANGE,
+        "One rollout with its journal. Each act is on the disk before it is done, so that a run that was killed goes on where it was with "
+        "`exitguard rollout resume`, and `exitguard rollback` can undo it.",
+    ),
+    "interrupted": Term(
+        "state of a run", "No process works on the run, and it has not ended: it was killed, or the host went down. Resuming looks first."
+    ),
+    "window": Term(
+        "part of a policy",
+        "A time at which steps may begin, as cron's five fields, a length and a time zone. What has begun in it comes to its end.",
+    ),
+    "unquantified": Term(
+        "saving of a step",
+        "What the step saves on an exit is not known here: no measured or tabled cost fits this processor, kernel and its mitigations. "
+        "It is not zero, and counts nowhere.",
+    ),
+    **{name: Term(_REMEDY, f"{meaning} {PLANNED}") for name, meaning in _APPLIED.items()},
+    **{name: Term(_REMEDY, f"{meaning} {ONLY_NAMED}") for name, meaning in _NAMED.items()},
 }
 
 

@@ -10,7 +10,9 @@ from exitguard.model.domain import OwnerKind
 from exitguard.model.finding import Verdict
 from exitguard.model.host import MitigationClass, TargetKind
 from exitguard.model.kernel import Body, EvidenceMethod, KernelState
+from exitguard.model.plan import Approval, LeftAloneBecause, Mode
 from exitguard.model.pmu import ChainState, LinkName, NextAction, PmuSetting
+from exitguard.model.run import EventKind, HostCheck, StepOutcome
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,91 @@ _METHODS: dict[StrEnum, Words] = {
     EvidenceMethod.VERSION: Words("version", "The version of the kernel: the weakest evidence, since vendors backport."),
 }
 
+_MODES: dict[StrEnum, Words] = {
+    Mode.REPORT: Words("report", "Plans are shown, and none is carried out."),
+    Mode.OPPORTUNISTIC: Words(
+        "opportunistic",
+        "Only what disturbs nobody is done, at any time; it takes effect when a guest's owner, or whoever reboots the host, starts anew.",
+    ),
+    Mode.WINDOWED: Words("windowed", "As opportunistic, but steps begin only inside a maintenance window that the policy declares."),
+}
+
+_APPROVALS: dict[StrEnum, Words] = {
+    Approval.REQUIRED: Words("required", "A person names the plan's hash with `exitguard approve` before anything of it is carried out."),
+    Approval.NONE: Words("none", "What the policy allows is carried out without anybody's word."),
+}
+
+_LEFT_ALONE: dict[StrEnum, Words] = {
+    LeftAloneBecause.NOVA_OWNED: Words(
+        "Nova owns it", "Nova writes this definition anew at each hard reboot: it is set in Nova, not here."
+    ),
+    LeftAloneBecause.OTHER_OWNER: Words(
+        "other owner", "Another manager writes this definition: it is set there, and a change here would be lost."
+    ),
+    LeftAloneBecause.UNKNOWN_OWNER: Words(
+        "owner unknown", "Who writes this definition cannot be told, so nobody can be asked to keep a change."
+    ),
+    LeftAloneBecause.WAIVED: Words("waived", "A failure of this subject is waived: whoever answers for it wants it left as it is."),
+    LeftAloneBecause.OPTED_OUT: Words("opted out", "Somebody asked for this guest's PMU, and it keeps it."),
+    LeftAloneBecause.LOCKED: Words("locked", "An operator's mark, or Nova's lock, says that this domain is not to be touched."),
+    LeftAloneBecause.UNKNOWN: Words("unknown", "What a step would rest on could not be seen; `exitguard doctor` says what would show it."),
+    LeftAloneBecause.NOT_ALLOWED: Words(
+        "not allowed", "The policy does not allow this remedy: it would have to be named under remedies.allowed."
+    ),
+    LeftAloneBecause.NOT_PINNED: Words("not pinned", "The policy pins no package version for this host, or one that would not help."),
+    LeftAloneBecause.NEEDS_REQUEST: Words(
+        "needs a request", "A window, a preflight or an assurance is missing that only the operator can give."
+    ),
+    LeftAloneBecause.GUEST_WOULD_LOSE: Words(
+        "guest would lose", "The change is for every guest of the host, and one that asked for its PMU is there, or may arrive."
+    ),
+    LeftAloneBecause.MAINTENANCE: Words("in maintenance", "An operator has marked the host as in maintenance: nothing is begun on it."),
+    LeftAloneBecause.NOT_REACHABLE: Words(
+        "not reachable", "It cannot be changed from here: a remote libvirt, a file tree, or a transient domain without a definition."
+    ),
+    LeftAloneBecause.PENDING: Words("pending", "It is done already, and waits for a restart that somebody else chooses."),
+    LeftAloneBecause.NO_REMEDY: Words("no remedy", "The rule fails and names no remedy that this version has."),
+}
+
+_STEP_OUTCOMES: dict[StrEnum, Words] = {
+    StepOutcome.DONE: Words("done", "The step was carried out, and seen to be so."),
+    StepOutcome.ALREADY: Words("already", "There was nothing to change: it was so already."),
+    StepOutcome.CHANGED_SINCE: Words("changed since", "What the step rested on is no longer so: it was not carried out."),
+    StepOutcome.NOT_DONE: Words("not done", "Nobody saw how the step ended, and a fresh look found that it never took effect."),
+    StepOutcome.REFUSED: Words("refused", "The step's own checks on the host refused it: nothing was changed."),
+    StepOutcome.FAILED: Words("failed", "The step was begun and did not end well: what it changed has to be looked at."),
+    StepOutcome.UNREACHABLE: Words(
+        "unreachable", "The host could not be reached, or was lost on the way: what was changed has to be looked at."
+    ),
+    StepOutcome.TIMED_OUT: Words("timed out", "The step did not end in its time and was ended: what it changed has to be looked at."),
+}
+
+_HOST_CHECKS: dict[StrEnum, Words] = {
+    HostCheck.READY: Words("ready", "A fresh look found at least one step of the host still true."),
+    HostCheck.LEFT: Words("left", "A fresh look found nothing left to do on the host: done already, changed since, or in maintenance."),
+    HostCheck.FAILED: Words("failed", "The host could not be looked at, so nothing was begun on it."),
+}
+
+_EVENT_KINDS: dict[StrEnum, Words] = {
+    EventKind.STARTED: Words("started", "The run exists; nothing has been done."),
+    EventKind.BATCH_STARTED: Words("batch started", "These hosts of a wave are in flight from now on."),
+    EventKind.HOST_CHECKED: Words("host checked", "A host was observed anew before its steps."),
+    EventKind.STEPS_STARTED: Words("steps started", "Steps are about to be carried out: written down before it is done."),
+    EventKind.STEP_FINISHED: Words("step finished", "A step ended, with an outcome."),
+    EventKind.STEP_SETTLED: Words("step settled", "A step whose end nobody saw was found done or not done by a fresh look."),
+    EventKind.HOST_VERIFIED: Words("host verified", "A host was observed anew after its steps."),
+    EventKind.WAVE_PASSED: Words("wave passed", "Every host of the wave is through, and the budget for failures is kept."),
+    EventKind.STOPPED: Words(
+        "stopped", "The rollout stopped by itself: more hosts failed than the budget allows. It starts nothing any more."
+    ),
+    EventKind.PAUSED: Words("paused", "An operator asked for a pause: what was in flight ended, and nothing more is started."),
+    EventKind.RESUMED: Words("resumed", "An operator let the rollout go on."),
+    EventKind.ABORTED: Words("aborted", "An operator ended the rollout for good."),
+    EventKind.UNDO_STARTED: Words("undo started", "Steps are about to be undone: written down before it is done."),
+    EventKind.STEP_UNDONE: Words("step undone", "The undoing of a step ended, with an outcome: done means restored."),
+    EventKind.FINISHED: Words("finished", "Every wave is through."),
+}
+
 WORDS: dict[type[StrEnum], dict[StrEnum, Words]] = {
     ChainState: _CHAIN_STATES,
     KernelState: _KERNEL_STATES,
@@ -223,6 +310,12 @@ WORDS: dict[type[StrEnum], dict[StrEnum, Words]] = {
     MitigationClass: _MITIGATION_CLASSES,
     TargetKind: _TARGETS,
     EvidenceMethod: _METHODS,
+    Mode: _MODES,
+    Approval: _APPROVALS,
+    LeftAloneBecause: _LEFT_ALONE,
+    StepOutcome: _STEP_OUTCOMES,
+    HostCheck: _HOST_CHECKS,
+    EventKind: _EVENT_KINDS,
 }
 
 #: What kind of thing a word is, for `explain`.
@@ -238,6 +331,12 @@ KINDS: dict[type[StrEnum], str] = {
     MitigationClass: "class of CPU mitigations",
     TargetKind: "target of an observation",
     EvidenceMethod: "method of telling a kernel's state",
+    Mode: "mode of remedies",
+    Approval: "approval of plans",
+    LeftAloneBecause: "why a plan leaves something alone",
+    StepOutcome: "outcome of a step",
+    HostCheck: "what the look before a host's steps found",
+    EventKind: "event of a run",
 }
 
 
