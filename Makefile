@@ -17,6 +17,7 @@ TEST_ARGS ?=
 BENCH_ARGS ?=
 DEB_ARGS ?=
 SOAK_MINUTES ?= 30
+SOAK_KILLS ?= 300
 FUZZ_TARGET ?= image
 FUZZ_MINUTES ?= 10
 
@@ -57,9 +58,10 @@ check: setup-dev $(coverage)
 deb: setup
 	@scripts/build_deb.sh $(DEB_ARGS)
 
-# A daemon under faults, as root; half an hour unless SOAK_MINUTES says otherwise.
+# A daemon under faults, then rollouts killed SOAK_KILLS times, as root; an hour or more.
 soak: setup-dev
 	@$(bin)/python tests/integration/soak_daemon.py --minutes $(SOAK_MINUTES)
+	@EXITGUARD_TEST_KILLS=$(SOAK_KILLS) $(bin)/pytest tests/integration/test_remedies_here.py -q -k kill
 
 # Hostile kernel images, found by what they make the program do: FUZZ_TARGET is image, container or btf.
 fuzz: setup-dev

@@ -37,7 +37,7 @@ step 'format' ruff format --check .
 step 'lint' ruff check .
 step 'types' mypy
 step 'import order' lint-imports --no-cache
-step 'playbooks' env ANSIBLE_LIBRARY=playbooks/library ansible-lint --offline --strict playbooks
+step 'playbooks' env ANSIBLE_LIBRARY="$PWD/playbooks/library" ANSIBLE_MODULE_UTILS="$PWD/playbooks/module_utils" ansible-lint --offline --strict playbooks
 step 'units' scripts/check_units.sh
 step 'lock fits pyproject.toml' "${of_no_site[@]}" uv lock --check --no-config
 step 'lock holds no mirror' lock_names_public_indexes_only

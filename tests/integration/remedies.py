@@ -1,7 +1,9 @@
 """Plans carried out on this machine's lab, each command a process of its own."""
 
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -83,14 +85,27 @@ class RemedyHost:
             return {domain.name(): domain.XMLDesc(flags) for domain in connection.listAllDomains(0) if domain.isPersistent()}
 
 
-def kill_within(process: "subprocess.Popen[str]", seconds: float) -> bool:
-    """kill -9 after a time; whether it was still there to be killed."""
+def kill_within(process: "subprocess.Popen[str]", seconds: float, chance: random.Random) -> str:
+    """kill -9 after a time: the process itself as often as not, else one of those that it has started by then; the name of the victim."""
     time.sleep(seconds)
-    if process.poll() is not None:
-        return False
-    os.kill(process.pid, signal.SIGKILL)
+    family = [process.pid, *_descendants(process.pid)] if process.poll() is None else []
+    victim = family[0] if family and chance.random() < 0.5 else chance.choice(family) if family else None
+    name = ""
+    if victim is not None:
+        with contextlib.suppress(OSError):  # it has just ended by itself
+            name = Path(f"/proc/{victim}/cmdline").read_text().replace("\0", " ")
+            os.kill(victim, signal.SIGKILL)
     process.communicate(timeout=_LIMIT_SECONDS)
-    return True
+    return name
+
+
+def _descendants(pid: int) -> list[int]:
+    """Whatever a process has started, and they in turn, as far as they have not left it."""
+    try:
+        children = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return [each for child in children for each in (child, *_descendants(child))]
 
 
 def remedies_policy(source: Path, target: Path, remedies: str) -> Path:

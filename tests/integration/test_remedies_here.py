@@ -1,5 +1,6 @@
 """A plan for this machine's own guests, carried out by real Ansible on real definitions: done, done again, undone, killed."""
 
+import os
 import random
 from pathlib import Path
 
@@ -20,8 +21,8 @@ _VNC = f"<devices><graphics type='vnc' port='-1' listen='127.0.0.1' passwd='{_PA
 def _guests() -> dict[str, str]:
     """Guests of every kind, by name: those named fix-* are libvirt's own, and have their PMU by default."""
     kinds = {
-        "leave-off": {"mode": "host-passthrough", "pmu": "off"},
-        "leave-on": {"mode": "host-passthrough", "pmu": "on"},
+        "leave-off": {"mode": "maximum", "pmu": "off"},
+        "leave-on": {"mode": "maximum", "pmu": "on"},
         "leave-named": {"mode": "custom"},
         "leave-nova": {"mode": "maximum", "metadata": NOVA_METADATA},
         "leave-locked": {"mode": "maximum", "metadata": LOCKED_METADATA},
@@ -153,6 +154,7 @@ def _finish(host: RemedyHost, plan: Path) -> None:
         return
     result = host.run("rollout", "resume", host.runs()[-1])
     assert result.exit_code == 0 or "is over" in result.stderr, result.stderr
+    # Where Ansible was killed and not the agent, the run stopped, and that was its operator's word to go on.
 
 
 @pytest.mark.parametrize("lines", range(1, 11))
@@ -166,7 +168,7 @@ def test_a_crash_at_every_line_of_the_journal_comes_to_the_same_end(host: Remedy
     _ended_as_it_should(host, guests)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("EXITGUARD_TEST_KILLS", "20"))))
 def test_a_kill_at_any_moment_comes_to_the_same_end(host: RemedyHost, tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 - a seed, so that a failure can be repeated
     guests = ["fix-00", "fix-01", "fix-02"]
@@ -174,6 +176,6 @@ def test_a_kill_at_any_moment_comes_to_the_same_end(host: RemedyHost, tmp_path: 
     plan = tmp_path / "plan.json"
     host.plan(plan)
     with host.start("apply", plan) as process:
-        kill_within(process, chance.uniform(0.5, 6.0))
+        kill_within(process, chance.uniform(0.5, 6.0), chance)
     _finish(host, plan)
     _ended_as_it_should(host, guests)

@@ -1,0 +1,1 @@
+../../agent/exitguard/remedy/domain_xml.py
