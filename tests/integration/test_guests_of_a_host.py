@@ -1,4 +1,4 @@
-"""What remedies for a whole host see of its guests, with a real libvirtd: saved runs, processes with KVM guests, and a daemon that hangs."""
+"""What remedies for a whole host see of its guests, with a real libvirtd: saved runs, who holds KVM guests, a daemon that hangs."""
 
 import fcntl
 import importlib.util
