@@ -23,7 +23,7 @@ from exitguard.model.plan import (
 from exitguard.model.pmu import PmuElement, Tri
 from exitguard.model.run import EventKind, HostCheck, StepOutcome, Undo
 from exitguard.policy.schema import Rulebook
-from exitguard.remedy.in_force import in_force, running, still_true, why_not_alive
+from exitguard.remedy.in_force import in_force, running, still_true, why_blind, why_not_alive
 
 #: What a host's result means for a step that it says nothing of.
 _OF_HOST = {
@@ -81,6 +81,10 @@ class World:
         for host_id, look in self._look(hosts).items():
             if look.facts is None:
                 yield {"kind": EventKind.HOST_CHECKED, "host": host_id, "check": HostCheck.FAILED, "reason": look.reason}
+                continue
+            blind = why_blind(self._of_host[host_id], look.facts)
+            if blind is not None:
+                yield {"kind": EventKind.HOST_CHECKED, "host": host_id, "check": HostCheck.FAILED, "reason": blind}
                 continue
             found = still_true(self._of_host[host_id], look.facts, self.rulebook, undo=self.plan.undoes is not None)
             self.ran[host_id] = running(look.facts)
@@ -164,13 +168,15 @@ class World:
 
     def rehearse(self) -> Iterator[tuple[Step, StepOutcome, str]]:
         """What each step would do, by Ansible's check mode: nothing is changed, and nothing is written down."""
-        ready = {step_id for answer in self.check(self._of_host) for step_id in answer.get("due", ())}
         by_remedy: dict[Remedy, list[Step]] = {}
-        for step in self.plan.steps:
-            if step.id in ready:
-                by_remedy.setdefault(step.remedy, []).append(step)
-            else:
-                yield step, StepOutcome.CHANGED_SINCE, "not true any more, or its host cannot be seen"
+        for answer in self.check(self._of_host):
+            due = answer.get("due", ())
+            unseen = answer["check"] is HostCheck.FAILED
+            for step in self._of_host[answer["host"]]:
+                if step.id in due:
+                    by_remedy.setdefault(step.remedy, []).append(step)
+                else:
+                    yield step, StepOutcome.UNREACHABLE if unseen else StepOutcome.CHANGED_SINCE, answer["reason"]
         for remedy, steps in by_remedy.items():
             result = self._play(remedy, steps, check=True)
             for step in steps:

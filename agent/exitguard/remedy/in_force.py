@@ -37,6 +37,14 @@ def still_true(steps: tuple[Step, ...], facts: FactsDocument, rulebook: Rulebook
     )
 
 
+def why_blind(steps: tuple[Step, ...], facts: FactsDocument) -> str | None:
+    """Why these facts say nothing of what the steps are about; None where they do."""
+    reason = facts.host.libvirt.listing.reason
+    if reason is None or not any(isinstance(step.change, DomainPmuChange) for step in steps):
+        return None
+    return f"libvirt's domains cannot be seen: {reason}"
+
+
 def _why_not(
     step: Step,
     facts: FactsDocument,
@@ -45,8 +53,7 @@ def _why_not(
     domains: dict[str, DomainFacts],
 ) -> str:
     if isinstance(step.change, DomainPmuChange) and step.change.uuid not in domains:
-        listing = facts.host.libvirt.listing
-        return "the domain is gone" if listing.reason is None else f"libvirt's domains cannot be seen: {listing.reason}"
+        return "the domain is gone"
     if in_force(step, facts) is Tri.YES:
         return "done already"
     found = left.get((step.subject.id, step.remedy))
