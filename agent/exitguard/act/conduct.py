@@ -130,8 +130,9 @@ def conduct(journal: "RunJournal", world: World, around: Surroundings) -> Ending
                 aborted = journal.events[-1].kind is EventKind.ABORTED
                 how = Ended.ABORTED if aborted else Ended.FINISHED if success else Ended.FINISHED_WITH_FAILURES
                 return Ending(how, journal.events[-1].reason)
-            case Halt(reason=reason):
-                return Ending(_halted(journal.events), closed or reason)
+            case Halt():
+                how = _halted(journal.events)
+                return Ending(how, (closed or "") if how is Ended.OUTSIDE_WINDOW else state.why)
             case Wait(until=until):
                 around.sleep(min(_PULSE_SECONDS, max(0.0, (until - around.now()).total_seconds())))
             case Announce():

@@ -26,7 +26,7 @@ def read_plan(path: Path) -> Plan:
             content = file.read(_LIMIT_BYTES + 1)
     except OSError as error:
         raise PlanFileError(
-            f"{path}: {(error.strerror or str(error)).lower()}. Expected a plan: `exitguard plan --output FILE`."
+            f"{path}: {(error.strerror or str(error)).lower()}. Expected a plan: `exitguard plan --format json --output FILE`."
         ) from error
     if len(content) > _LIMIT_BYTES:
         raise PlanFileError(f"{path}: expected at most {_LIMIT_BYTES} bytes, found more.")

@@ -48,7 +48,7 @@ def approve(
         approved = read_plan(plan)
     if record_hash(approved.content()) != approved.hash:
         raise Refusal(f"exitguard: {plan}: does not have the hash that it names: it was edited or damaged. Make a new plan.", code=1)
-    write_result(plan_page(approved, look_for(None, os.environ)), None)
+    write_result(plan_page(approved, look_for(None, os.environ), named=str(plan)), None)
     now = datetime.now(UTC)
     directory = runs_dir(config, remedy_dir).parent / "approvals"
     try:
