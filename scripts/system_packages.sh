@@ -14,6 +14,9 @@ say() { printf '%s\n' "$*" >&2; }
 readonly lock_wait_seconds=120
 readonly install_limit_seconds=1200
 
+# Debian starts an sshd as soon as it is installed, and at each boot, unless this file is there. The tests only want the program.
+readonly no_sshd_service=(install -D -m 644 /dev/null /etc/ssh/sshd_not_to_be_run)
+
 has_libvirt_daemon() { command -v libvirtd >/dev/null || command -v virtqemud >/dev/null; }
 
 has_libvirt_qemu_driver() { compgen -G '/usr/lib*/libvirt/connection-driver/libvirt_driver_qemu.so' >/dev/null ||
@@ -60,6 +63,9 @@ missing_for_test() {
         command -v mmdebstrap >/dev/null || echo 'mmdebstrap|'
         command -v mke2fs >/dev/null || echo 'e2fsprogs|'
         { command -v ssh >/dev/null && command -v ssh-keygen >/dev/null; } || echo 'openssh-client|'
+        # Hosts that Ansible reaches: an sshd each, in networks of their own.
+        [ -x /usr/sbin/sshd ] || echo 'openssh-server|'
+        command -v ip >/dev/null || echo 'iproute2|'
         missing_for_deb
     fi
 }
@@ -101,6 +107,10 @@ install_with_apt() {
     command=(apt-get -q -y -o "DPkg::Lock::Timeout=$lock_wait_seconds" -o Dpkg::Use-Pty=0 install --no-install-recommends "${packages[@]}")
     if ((EUID != 0)); then return 0; fi
     say "Installing system packages: ${packages[*]}"
+    if [[ " ${packages[*]} " == *' openssh-server '* ]]; then
+        "${no_sshd_service[@]}"
+        say "sshd is for the tests alone: where this machine is to serve SSH, remove /etc/ssh/sshd_not_to_be_run and start it."
+    fi
     apt_update || say "The package lists could not be refreshed; trying with those that are here."
     # needrestart must not restart a hypervisor's services because a compiler was installed.
     DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 timeout "$install_limit_seconds" "${command[@]}" >&2 </dev/null
@@ -163,6 +173,7 @@ provide() { # purpose
             fi ;;
         2) say "System packages are missing, and installing them takes root. Run this, then the same again:"
             if command -v apt-get >/dev/null; then say "    sudo apt-get update"; fi
+            if [[ ${command[*]} == *' openssh-server'* ]]; then say "    sudo ${no_sshd_service[*]}"; fi
             say "    sudo ${command[*]}" ;;
         3) say "Missing, and neither apt-get nor dnf is here to install it. By EL9's names: ${packages[*]}" ;;
     esac

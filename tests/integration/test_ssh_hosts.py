@@ -34,7 +34,7 @@ from pathlib import Path
 from ssh_hosts import ssh_hosts
 
 with ssh_hosts(1, Path(sys.argv[1])) as lab:
-    print(lab.hosts[0].pid, lab.hosts[0].root, flush=True)
+    print(lab.hosts[0].pid, lab.hosts[0].root, lab.control_path_dir, flush=True)
     signal.pause()
 """
 
@@ -49,14 +49,20 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshLab]:
         yield lab
 
 
+@pytest.fixture(scope="module")
+def observed(fleet: SshLab) -> dict[str, FactsDocument]:
+    """What each host tells of itself over SSH, by its name."""
+    return {host.name: facts_of(fleet, host.name) for host in fleet.hosts}
+
+
 def facts_of(lab: SshLab, name: str) -> FactsDocument:
     result = lab.ssh(lab.host(name), "exitguard facts --format json")
     assert result.returncode == 0, result.stderr
     return FactsDocument.model_validate_json(result.stdout)
 
 
-def test_each_host_has_a_name_and_an_identity_of_its_own(fleet: SshLab) -> None:
-    identities = [facts_of(fleet, host.name).host.identity for host in fleet.hosts]
+def test_each_host_has_a_name_and_an_identity_of_its_own(observed: dict[str, FactsDocument]) -> None:
+    identities = [facts.host.identity for facts in observed.values()]
     assert [identity.hostname.value for identity in identities] == ["hv1", "hv2", "hv3"]
     assert not any(identity.provisional for identity in identities)
     machine_ids = {identity.machine_id.value for identity in identities}
@@ -67,7 +73,7 @@ def test_each_host_has_a_name_and_an_identity_of_its_own(fleet: SshLab) -> None:
 
 def test_files_of_a_host_are_its_own_and_those_of_this_machine_cannot_be_written(fleet: SshLab, tmp_path: Path) -> None:
     host, other = fleet.hosts[:2]
-    own = ["/etc/exitguard/x", "/etc/x", "/var/lib/exitguard/x", "/boot/x", "/tmp/x", "/run/x"]
+    own = ["/etc/exitguard/x", "/etc/x", "/var/lib/exitguard/x", "/boot/x", "/tmp/x", "/run/x"]  # noqa: S108 - the host's
     assert fleet.ssh(host, f"touch {' '.join(own)} ~/x").returncode == 0
     for path in (*own, "/run/root/x"):
         assert (host.root / path[1:]).exists()
@@ -103,9 +109,9 @@ def test_domain_that_is_defined_on_a_host_is_seen_through_ssh_on_that_host_alone
         host.libvirt.clear()
 
 
-def test_kernel_of_a_host_is_the_recorded_one(fleet: SshLab) -> None:
+def test_kernel_of_a_host_is_the_recorded_one(fleet: SshLab, observed: dict[str, FactsDocument]) -> None:
     rulebook = load_rulebook((), ())
-    states = [judge(facts_of(fleet, host.name), rulebook).host.kernel.state for host in fleet.hosts]
+    states = [judge(facts, rulebook).host.kernel.state for facts in observed.values()]
     assert states == [KernelState.AFFECTED, KernelState.GUARDED, KernelState.UNKNOWN]
     host = fleet.hosts[0]
     try:
@@ -165,6 +171,7 @@ def test_ansible_reaches_every_host_of_the_inventory(fleet: SshLab, tmp_path: Pa
         "hostname",
     ]
     environment = {**os.environ, "ANSIBLE_HOME": str(tmp_path / "ansible"), "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"}
+    environment |= {"ANSIBLE_SSH_CONTROL_PATH_DIR": str(fleet.control_path_dir)}
     result = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     answers = [line for line in result.stdout.splitlines() if "|" not in line]
@@ -180,7 +187,7 @@ def test_everything_ends_with_a_test_process_that_is_killed(tmp_path: Path) -> N
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     with subprocess.Popen([sys.executable, "-c", _KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
-        pid, root = process.stdout.readline().split()
+        pid, *left = process.stdout.readline().split()
         namespace = Path(f"/proc/{pid}/ns/pid").readlink()
         assert len(processes_in(namespace)) >= 4  # the first one, libvirtd, sshd, and the one that holds the host's own namespaces
         process.send_signal(signal.SIGKILL)
@@ -188,7 +195,8 @@ def test_everything_ends_with_a_test_process_that_is_killed(tmp_path: Path) -> N
     while processes_in(namespace):
         assert time.monotonic() < deadline, processes_in(namespace)
         time.sleep(0.05)
-    shutil.rmtree(root)  # of a killed process nobody else removes it
+    for folder in left:  # of a killed process nobody else removes them
+        shutil.rmtree(folder)
 
 
 def processes_in(namespace: Path) -> set[int]:
