@@ -2,8 +2,8 @@
 # Runs the tests: `run_tests.sh COVERAGE_FILE [pytest arguments]`. A whole run that passed leaves what it covered in COVERAGE_FILE;
 # a run of some tests, or a failed one, leaves nothing that could be taken for it.
 #
-# A whole run is two at once: the package and the service are tried in a Debian root and in a virtual machine, which takes as long as
-# all the rest and none of it in this process. Their output comes after the other's.
+# A whole run is three at once, since much of it waits: the service in a virtual machine, the package and the playbooks in Debian roots,
+# and all the rest, which alone is measured. The output of the first two comes after the other's.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 coverage=$1
@@ -12,18 +12,24 @@ shift
 if (($# > 0)); then
     exec .venv/bin/pytest "$@"
 fi
-readonly apart=(tests/deploy tests/system)
+readonly in_a_machine=(tests/system)
+readonly in_roots=(tests/deploy tests/playbooks tests/act)
 mkdir -p "$(dirname "$coverage")"
 rm -f "$coverage"
-log=$(mktemp)
-.venv/bin/pytest -p no:cacheprovider "${apart[@]}" >"$log" 2>&1 &
-beside=$!
-# Its own children, a virtual machine among them, end with it.
-trap 'kill "$beside" 2>/dev/null || true; rm -f "$log"' EXIT
+logs=$(mktemp -d)
+.venv/bin/pytest -p no:cacheprovider "${in_a_machine[@]}" >"$logs/machine" 2>&1 &
+machine=$!
+.venv/bin/pytest -p no:cacheprovider "${in_roots[@]}" >"$logs/roots" 2>&1 &
+roots=$!
+# Their own children, a virtual machine among them, end with them.
+trap 'kill "$machine" "$roots" 2>/dev/null || true; rm -rf "$logs"' EXIT
 
+apart=("${in_a_machine[@]}" "${in_roots[@]}")
 status=0
 COVERAGE_FILE=$coverage.running .venv/bin/pytest --cov --cov-report= "${apart[@]/#/--ignore=}" || status=$?
-wait "$beside" || status=$?
-cat "$log"
+wait "$roots" || status=$?
+cat "$logs/roots"
+wait "$machine" || status=$?
+cat "$logs/machine"
 if ((status != 0)); then exit "$status"; fi
 mv "$coverage.running" "$coverage"
