@@ -55,9 +55,9 @@ def cannot_follow() -> Iterator[tuple[dict[str, object], str]]:
     yield {"kind": K.STARTED, "plan": plan.hash}, "the run is running"
 
 
-def breached(*, rollback: bool = False) -> tuple[Plan, RolloutState]:
+def breached(*, rollback: bool = False, budget: int = 0) -> tuple[Plan, RolloutState]:
     """A run of which the first host's verification failed while that of the second is still to come."""
-    plan = b.plan(["a", "c", "d"], rollback=rollback)
+    plan = b.plan(["a", "c", "d"], rollback=rollback, budget=budget)
     steps = ids(plan, "a", "c")
     lines = [started(*steps), *map(finished, steps), verified("a", passed=False)]
     return plan, after(plan, batch(0, "a", "c"), *(checked(host, *ids(plan, host)) for host in "ac"), *lines)
@@ -83,6 +83,25 @@ def test_stop_and_undo_come_after_the_verification_and_the_undo_before_the_stop(
     with pytest.raises(IllegalEvent, match="it names steps none, expected sha256:"):
         after(plan, {**undo, "steps": ()}, to=state)
     assert after(plan, undo, to=state).phase("a") is HostPhase.IN_FLIGHT
+
+
+def test_stop_without_an_undo_waits_for_the_verification_too() -> None:
+    plan, state = breached()
+    with pytest.raises(IllegalEvent, match="what was started has to end, to be verified"):
+        after(plan, {"kind": K.STOPPED}, to=state)
+
+
+def test_nothing_is_undone_while_the_budget_holds() -> None:
+    plan, state = breached(rollback=True, budget=1)
+    state = after(plan, verified("c"), to=state)
+    with pytest.raises(IllegalEvent, match="only once more hosts failed than the plan allows"):
+        after(plan, {"kind": K.UNDO_STARTED, "steps": ids(plan, "a")}, to=state)
+
+
+def test_no_batch_begins_before_the_one_in_flight_is_over() -> None:
+    plan = b.plan(["a", "c"], in_flight=1)
+    with pytest.raises(IllegalEvent, match="it names hosts c of wave 0, expected none of wave 0"):
+        after(plan, batch(0, "a"), batch(0, "c"))
 
 
 def test_batch_takes_the_hosts_whose_turn_it_is_and_no_others() -> None:

@@ -113,12 +113,20 @@ def test_undo_waits_while_the_run_is_paused_and_never_begins_once_it_is_aborted(
 
 def test_undo_takes_no_more_hosts_at_once_than_the_plan_allows_and_the_last_wave_first() -> None:
     hosts = ["c", "d", "e", "f"]
-    process = Process(b.plan(["a"], hosts, budget=3, in_flight=3, rollback=True), World(verify_fails={"a", *hosts}))
+    process = Process(b.plan(["a"], hosts, budget=3, in_flight=2, rollback=True), World(verify_fails={"a", *hosts}))
     process.run()
     plan = process.state.plan
     undone = [set(line.steps) for line in process.journal if line.kind is K.UNDO_STARTED]
-    assert undone == [set(ids(plan, "c", "d", "e")), set(ids(plan, "a"))]
-    assert process.state.count_hosts() == {HostPhase.UNDONE: 4, HostPhase.WAITING: 1}
+    assert undone == [set(ids(plan, "c", "d")), set(ids(plan, "e", "f")), set(ids(plan, "a"))]
+    assert process.state.count_hosts() == {HostPhase.UNDONE: 5}
+
+
+def test_what_was_done_on_a_failed_host_stays_where_its_verification_was_passed() -> None:
+    plan = b.plan(["a"], steps={"a": [b.step("a"), b.step("a", 1)]}, rollback=True)
+    process = Process(plan, World(ends={ids(plan, "a")[1]: StepOutcome.REFUSED}))
+    process.run()
+    assert process.state.phase("a") is HostPhase.FAILED
+    assert process.state.count_steps() == {StepState.DONE: 1, StepState.NOT_DONE: 1}
 
 
 def test_undo_that_was_refused_is_tried_again_after_the_stop() -> None:
