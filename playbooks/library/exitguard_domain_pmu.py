@@ -79,7 +79,7 @@ exitguard:
       description:
         - For each change its C(subject), the uuid, its C(outcome), a C(reason) and C(undo).
         - Outcomes are C(done), C(already), C(changed_since) (not as planned, nothing changed), C(refused) (nothing changed) and C(failed).
-        - C(undo) of what was done holds the C(element) from before, and fingerprints of the definition before and after.
+        - C(undo) of what is as it is to be holds the C(element) from before, and fingerprints of the definition before and after.
       type: list
       elements: dict
 """
@@ -174,7 +174,13 @@ class Work:
         domain = self._look_up(change["uuid"])
         old = read(domain)
         shown = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-        why_not(change, old, shown)
+        try:
+            why_not(change, old, shown)
+        except Ended as ended:
+            if ended.outcome != ALREADY:
+                raise
+            # Whoever made the change may have been cut off before they heard of it: this is what they need to undo it.
+            return step(change, ALREADY, str(ended), undo_of(change, with_pmu(shown, change["before"]), shown)), ""
         new = with_pmu(old, change["after"])
         if change["restores"] and fingerprint(with_pmu(shown, change["after"])) != change["restores"]:
             raise Ended(CHANGED_SINCE, "the definition was changed elsewhere since: with its PMU restored it would not be the earlier one")
@@ -182,8 +188,7 @@ class Work:
         if self.check:
             return step(change, DONE, "would be changed"), features_diff(old, new, name)
         now = self._define(domain, change, old, new)
-        undo = {"element": change["before"], "definition_before": fingerprint(shown), "definition_after": fingerprint(now)}
-        return step(change, DONE, "changed and read back: nothing else differs", undo), features_diff(old, now, name)
+        return step(change, DONE, "changed and read back: nothing else differs", undo_of(change, shown, now)), features_diff(old, now, name)
 
     def _look_up(self, subject: str) -> Any:
         try:
@@ -258,6 +263,11 @@ def why_not_as_wanted(change: dict[str, Any], old: str, now: str) -> str | None:
     if change["restores"] and fingerprint(now) != change["restores"]:
         return "defined, but it is not the definition that was to be restored"
     return None
+
+
+def undo_of(change: dict[str, Any], before: str, after: str) -> dict[str, str]:
+    """What an undo needs to know: no secret is in it."""
+    return {"element": change["before"], "definition_before": fingerprint(before), "definition_after": fingerprint(after)}
 
 
 def step(change: dict[str, Any], outcome: str, reason: str, undo: dict[str, str] | None = None) -> dict[str, Any]:

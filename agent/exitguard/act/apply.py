@@ -116,10 +116,8 @@ def apply_plan(plan: Plan, setup: Setup, *, now: datetime) -> tuple[str, Ending]
 def resume_run(run_id: str, setup: Setup) -> Ending:
     """Go on with a run that was stopped, paused or interrupted. Raises NotApplied, StoreError."""
     with RunStore(setup.remedy_dir / "runs").open(run_id) as journal:
-        if journal.events and journal.events[-1].kind in _ENDS:
-            raise NotApplied(
-                f"run {run_id} is over: {journal.events[-1].kind.value}. `exitguard rollback {run_id}` undoes what it changed."
-            )
+        if any(event.kind in _ENDS for event in journal.events):
+            raise NotApplied(f"run {run_id} is over. `exitguard rollback {run_id}` undoes what it changed.")
         refuse_other_origins(journal.plan, setup)
         return _conduct(journal, setup)
 
@@ -129,7 +127,7 @@ def plan_back(record: RunRecord, setup: Setup, now: datetime) -> Plan:
 
     Raises NotApplied for a run that is not over.
     """
-    if not record.events or record.events[-1].kind not in _ENDS:
+    if not record.finished:
         raise NotApplied(f"run {record.run_id} is not over: end it with `exitguard rollout abort {record.run_id}` first.")
     back = undo_plan(record.plan, record.events, run_id=record.run_id, made_at=now)
     inputs = back.inputs.model_copy(
@@ -166,7 +164,7 @@ def unfinished(store: RunStore) -> RunRecord | None:
     """The run that is not over yet; there is at most one."""
     for run_id in reversed(store.run_ids()):
         record = store.read(run_id)
-        if not record.events or record.events[-1].kind not in _ENDS:
+        if not record.finished:
             return record
     return None
 

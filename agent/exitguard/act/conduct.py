@@ -21,6 +21,7 @@ from exitguard.remedy.rollout import (
     Halt,
     RolloutState,
     Settle,
+    Standing,
     Verify,
     Wait,
     advance,
@@ -49,6 +50,9 @@ class Ended(StrEnum):
     ABORTED = "aborted"
     OUTSIDE_WINDOW = "outside_window"
     INTERRUPTED = "interrupted"
+
+
+_HALTED = {Standing.STOPPED: Ended.STOPPED, Standing.PAUSED: Ended.PAUSED}
 
 
 @dataclass(frozen=True)
@@ -120,18 +124,18 @@ def conduct(journal: "RunJournal", world: World, around: Surroundings) -> Ending
         write({"kind": EventKind.RESUMED})
     while True:
         asked = around.asked()
-        if asked is not None and not isinstance(next_action(state, around.now()), Done):
+        if asked is not None and state.standing is not Standing.NEW and not isinstance(next_action(state, around.now()), Done):
             write({"kind": _OF_REQUEST[asked], "reason": "asked by an operator"})
             journal.forget_request()
         closed = around.closed(around.now())
         action = next_action(state, around.now(), may_start=closed is None)
         match action:
             case Done(success=success):
-                aborted = journal.events[-1].kind is EventKind.ABORTED
-                how = Ended.ABORTED if aborted else Ended.FINISHED if success else Ended.FINISHED_WITH_FAILURES
-                return Ending(how, journal.events[-1].reason)
+                if state.standing is Standing.ABORTED:
+                    return Ending(Ended.ABORTED, state.why)
+                return Ending(Ended.FINISHED if success else Ended.FINISHED_WITH_FAILURES, journal.events[-1].reason)
             case Halt():
-                how = _halted(journal.events)
+                how = _HALTED.get(state.standing, Ended.OUTSIDE_WINDOW)
                 return Ending(how, (closed or "") if how is Ended.OUTSIDE_WINDOW else state.why)
             case Wait(until=until):
                 around.sleep(min(_PULSE_SECONDS, max(0.0, (until - around.now()).total_seconds())))
@@ -160,15 +164,3 @@ def _answers(world: World, action: Check | CarryOut | Settle | Verify | UndoStep
             return world.verify(hosts)
         case UndoSteps(steps=steps):
             return world.undo(steps)
-
-
-def _halted(events: Iterable[RunEvent]) -> Ended:
-    """Why nothing goes on: the last event that says so, unless somebody has resumed since."""
-    for event in reversed(tuple(events)):
-        if event.kind is EventKind.STOPPED:
-            return Ended.STOPPED
-        if event.kind is EventKind.PAUSED:
-            return Ended.PAUSED
-        if event.kind is EventKind.RESUMED:
-            break
-    return Ended.OUTSIDE_WINDOW

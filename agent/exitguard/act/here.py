@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from exitguard.act.apply import Setup, WaitsForApproval, apply_plan, refuse_closed, refuse_unfinished, resume_run, unfinished
-from exitguard.act.conduct import Ending
+from exitguard.act.conduct import Ending, replay
 from exitguard.act.origins import playbooks_hash
 from exitguard.act.plan_file import save_plan
 from exitguard.cycle import observe
 from exitguard.model.plan import Plan
-from exitguard.model.run import EventKind
 from exitguard.remedy.plan import Origins, assemble, plan_host
+from exitguard.remedy.rollout import Standing
 from exitguard.store.journal import RunStore
 
 #: After one of these an operator has to say how to go on.
-_HALTS = (EventKind.STOPPED, EventKind.PAUSED)
+_HALTS = (Standing.STOPPED, Standing.PAUSED)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def apply_here(setup: Setup, now: datetime) -> Done:
     """Go on with a run that was interrupted; else plan, and carry out. Raises NotApplied where nothing is done, StoreError."""
     store = RunStore(setup.remedy_dir / "runs")
     record = unfinished(store)
-    if record is not None and not record.held and not _waits_for_an_operator(tuple(event.kind for event in record.events)):
+    if record is not None and not record.held and replay(record.plan, record.events).standing not in _HALTS:
         return Done(record.run_id, resume_run(record.run_id, setup), record.plan)
     refuse_unfinished(store)
     plan = plan_here(setup, now)
@@ -53,8 +53,3 @@ def apply_here(setup: Setup, now: datetime) -> Done:
         kept = save_plan(plan, setup.remedy_dir / "plans")
         raise WaitsForApproval(f"{error} The plan: {kept}") from error
     return Done(run_id, ending, plan)
-
-
-def _waits_for_an_operator(kinds: tuple[EventKind, ...]) -> bool:
-    since = kinds[len(kinds) - kinds[::-1].index(EventKind.RESUMED) :] if EventKind.RESUMED in kinds else kinds
-    return any(kind in _HALTS for kind in since)

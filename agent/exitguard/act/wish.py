@@ -20,8 +20,8 @@ class Asked(StrEnum):
 def ask_for(store: RunStore, run_id: str, wish: Request, now: datetime) -> Asked:
     """Ask for a pause or an end. Raises NotApplied for a run that is over, StoreError."""
     record = store.read(run_id)
-    if record.events and record.events[-1].kind in (EventKind.FINISHED, EventKind.ABORTED):
-        raise NotApplied(f"run {run_id} is over: {record.events[-1].kind.value}. There is nothing to {wish.value}.")
+    if record.finished:
+        raise NotApplied(f"run {run_id} is over: {replay(record.plan, record.events).standing.value}. There is nothing to {wish.value}.")
     if record.held:
         store.request(run_id, wish, now)
         return Asked.OF_ITS_PROCESS

@@ -103,7 +103,9 @@ class World:
         result = self._play(remedy, wanted, check=False)
         for step in wanted:
             answer = self._outcome(step, result)
-            if answer["undo"] is not None:
+            if answer["outcome"] is not StepOutcome.DONE:
+                answer["undo"] = None  # this run changed nothing there that it could take back
+            elif answer["undo"] is not None:
                 self.undos[step.id] = answer["undo"]
             if answer["outcome"] in _IN_FORCE:
                 self.done.add(step.id)
@@ -120,7 +122,7 @@ class World:
             host_id: [step for step in self._done_on(host_id) if look.facts is not None and in_force(step, look.facts) is Tri.UNKNOWN]
             for host_id, look in looks.items()
         }
-        checked = self._already(step for steps in unseen.values() for step in steps)
+        checked = self._rehearsed(step for steps in unseen.values() for step in steps)
         for host_id, look in looks.items():
             reason = look.reason if look.facts is None else self._why_not_verified(host_id, look.facts, checked)
             yield {"kind": EventKind.HOST_VERIFIED, "host": host_id, "passed": not reason, "reason": reason}
@@ -131,15 +133,19 @@ class World:
         looks = self._look(dict.fromkeys(step.host_id for step in wanted))
         seen = [step for step in wanted if looks[step.host_id].facts is not None]
         states = {step.id: in_force(step, self._facts[step.host_id]) for step in seen}
-        checked = self._already(step for step in seen if states[step.id] is Tri.UNKNOWN)
+        # Where facts do not show it, the playbook's check mode does; and it tells what an undo needs, which nobody heard.
+        checked = self._rehearsed(step for step in seen if states[step.id] is not Tri.NO)
         for step in wanted:
             answer: Answer = {"kind": EventKind.STEP_SETTLED, "step": step.id}
             if step.id not in states:
                 reason = f"what became of it cannot be seen: {looks[step.host_id].reason}"
                 yield {**answer, "outcome": StepOutcome.UNREACHABLE, "reason": reason}
-            elif states[step.id] is Tri.YES or checked.get(step.id) is StepOutcome.ALREADY:
+            elif states[step.id] is Tri.YES or (step.id in checked and checked[step.id]["outcome"] is StepOutcome.ALREADY):
                 self.done.add(step.id)
-                yield {**answer, "outcome": StepOutcome.DONE, "reason": "a fresh look shows it in force"}
+                undo = checked[step.id]["undo"]
+                if undo is not None:
+                    self.undos[step.id] = undo
+                yield {**answer, "outcome": StepOutcome.DONE, "reason": "a fresh look shows it in force", "undo": undo}
             else:
                 yield {**answer, "outcome": StepOutcome.NOT_DONE, "reason": "a fresh look shows that it never took effect"}
 
@@ -197,7 +203,7 @@ class World:
     def _done_on(self, host_id: str) -> tuple[Step, ...]:
         return tuple(step for step in self._of_host[host_id] if step.id in self.done)
 
-    def _why_not_verified(self, host_id: str, facts: FactsDocument, checked: Mapping[str, StepOutcome]) -> str:
+    def _why_not_verified(self, host_id: str, facts: FactsDocument, checked: Mapping[str, dict[str, Any]]) -> str:
         alive = why_not_alive(self.ran.get(host_id, ()), facts)
         if alive is not None:
             return alive
@@ -206,19 +212,19 @@ class World:
             state = in_force(step, facts)
             if state is Tri.NO:
                 reasons.append(f"{step.subject.name}: a fresh look does not show what {step.remedy.value} should have changed")
-            elif state is Tri.UNKNOWN and checked.get(step.id) is not StepOutcome.ALREADY:
+            elif state is Tri.UNKNOWN and checked[step.id]["outcome"] is not StepOutcome.ALREADY:
                 reasons.append(f"{step.subject.name}: whether {step.remedy.value} is in force cannot be seen")
         return _several(reasons)
 
-    def _already(self, steps: Iterable[Step]) -> dict[str, StepOutcome]:
-        """What the playbooks' check mode says of steps that facts do not show: `already` where they would change nothing."""
+    def _rehearsed(self, steps: Iterable[Step]) -> dict[str, dict[str, Any]]:
+        """What the playbooks' check mode says of these steps, by id: `already` where they would change nothing."""
         by_remedy: dict[Remedy, list[Step]] = {}
         for step in steps:
             by_remedy.setdefault(step.remedy, []).append(step)
-        found: dict[str, StepOutcome] = {}
+        found: dict[str, dict[str, Any]] = {}
         for remedy, group in by_remedy.items():
             result = self._play(remedy, group, check=True)
-            found |= {step.id: self._outcome(step, result)["outcome"] for step in group}
+            found |= {step.id: self._outcome(step, result) for step in group}
         return found
 
     def _play(self, remedy: Remedy, steps: list[Step], *, check: bool) -> PlaybookResult:
@@ -298,8 +304,11 @@ def _told_of(subject: str, host: HostResult) -> dict[str, Any] | None:
             if not isinstance(told, dict) or told.get("subject") != subject:
                 continue
             try:
+                outcome = StepOutcome(str(told.get("outcome")))
+                if outcome is StepOutcome.NOT_DONE:
+                    return None  # the word of a settlement, not of a module
                 undo = None if told.get("undo") is None else Undo.model_validate(told["undo"])
-                return {"outcome": StepOutcome(str(told.get("outcome"))), "reason": str(told.get("reason") or "")[:2000], "undo": undo}
+                return {"outcome": outcome, "reason": str(told.get("reason") or "")[:2000], "undo": undo}
             except (ValidationError, ValueError):
                 return None
     return None

@@ -279,7 +279,7 @@ def next_due(state: RolloutState) -> DueSteps | None:
 
 
 def next_undo(state: RolloutState) -> tuple[str, ...]:
-    """The steps that are undone next: of as many hosts of one wave as may be in flight, the last wave first, a host's last step first."""
+    """The steps that are undone next: of as many hosts of one wave as may be in flight, the last wave first."""
     pace = state.plan.pace
     if not pace.automatic_rollback:
         return ()
@@ -296,7 +296,7 @@ def _undoable(state: RolloutState, host: HostProgress) -> tuple[str, ...]:
         return ()
     return tuple(
         step_id
-        for step_id in reversed(state.index.host_steps[host.id])
+        for step_id in state.index.host_steps[host.id]
         if host.steps[step_id].state is StepState.DONE
         and host.steps[step_id].undo_outcome is None
         and state.index.steps[step_id].reversible

@@ -65,8 +65,8 @@ class RunRecord:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more will happen in it."""
-        return bool(self.events) and self.events[-1].kind in _OVER
+        """Whether nothing more will be changed by it: what follows an abort only looks."""
+        return any(event.kind in _OVER for event in reversed(self.events))
 
 
 class RunJournal:
