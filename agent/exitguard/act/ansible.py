@@ -68,6 +68,11 @@ class PlaybookRun:
     #: Of the whole run.
     timeout_seconds: float = 3600
 
+    @staticmethod
+    def time_for(hosts: int, forks: int, seconds_a_host: float) -> float:
+        """How long a run over so many hosts may take, so many of them at a time."""
+        return seconds_a_host * -(-max(hosts, 1) // forks)
+
 
 def _nobody(_host: str, _task: str, _status: str) -> None:
     return None

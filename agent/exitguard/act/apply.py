@@ -26,6 +26,8 @@ from exitguard.remedy.plan import policy_hash, waivers_hash
 from exitguard.remedy.undo import undo_plan
 from exitguard.store.journal import RunJournal, RunRecord, RunStore
 
+#: Each fork of Ansible's takes some 60 MB on the control node.
+_MOST_FORKS = 50
 #: Older ones that are over are forgotten; what they changed can then no longer be undone by name.
 _RUNS_KEPT = 200
 _ENDS = (EventKind.FINISHED, EventKind.ABORTED)
@@ -211,7 +213,7 @@ def _conduct(journal: RunJournal, setup: Setup) -> Ending:
 
 
 def _world(plan: Plan, setup: Setup, directory: Path, *, aborted: Callable[[], bool]) -> World:
-    forks = min(plan.pace.max_hosts_in_flight, max(1, len(plan.inputs.hosts)))
+    forks = min(plan.pace.max_hosts_in_flight, max(1, len(plan.inputs.hosts)), _MOST_FORKS)
     observer: Observer = (
         Here(setup.request)
         if setup.inventory is None
@@ -225,6 +227,7 @@ def _world(plan: Plan, setup: Setup, directory: Path, *, aborted: Callable[[], b
         inventory=setup.inventory,
         directory=directory,
         common=setup.common,
+        forks=forks,
         undos={},
         ran={},
         done=set(),

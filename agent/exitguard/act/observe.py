@@ -67,7 +67,7 @@ class Inventory:
                 common={**self.common, "facts_dir": str(results)},
                 check=False,
                 forks=self.forks,
-                timeout_seconds=self.timeout_seconds,
+                timeout_seconds=PlaybookRun.time_for(len(by_name), self.forks, self.timeout_seconds),
             )
             result = run_playbook(run, self.directory, cancelled=cancelled)
             looks = {}

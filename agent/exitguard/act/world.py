@@ -57,6 +57,8 @@ class World:
     inventory: Path | None
     directory: Path
     common: Mapping[str, str]
+    #: How many hosts Ansible deals with at a time.
+    forks: int
     #: What the steps that were done said about undoing them, by step id: from the journal, and kept current.
     undos: dict[str, Undo]
     #: The domains that ran before, by host id: likewise.
@@ -243,8 +245,8 @@ class World:
                 variables={self._name(host_id): self._variables(remedy, host_id, group) for host_id, group in by_host.items()},
                 common=self.common,
                 check=check,
-                forks=self.plan.pace.max_hosts_in_flight,
-                timeout_seconds=seconds + _GRACE_SECONDS,
+                forks=self.forks,
+                timeout_seconds=PlaybookRun.time_for(len(by_host), self.forks, seconds + _GRACE_SECONDS),
             ),
             self.directory,
             cancelled=self._cancelled,

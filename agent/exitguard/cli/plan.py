@@ -34,7 +34,7 @@ FactsArgument = Annotated[
     typer.Argument(
         metavar="[FACTS]...",
         parser=some_path,
-        help="Files of facts, named after the inventory's hosts (playbooks/facts.yml writes them). Default: this machine, now.",
+        help="Files of facts, or a directory of them, named after the inventory's hosts (see playbooks/facts.yml). Default: this machine.",
     ),
 ]
 
@@ -81,6 +81,17 @@ def plan_for(setup: "Setup", facts: "list[Path]") -> "Plan":
         if setup.inventory is None:
             return plan_here(setup, now)
         origins = Origins(playbooks_hash(setup.playbooks), inventory_hash(setup.inventory))
-        return plan_files(facts, setup.rulebook, origins, made_at=now)
+        return plan_files(_files(facts), setup.rulebook, origins, made_at=now)
     except (PlanError, FactsError, OriginsError) as error:
         raise Refusal(f"exitguard: {error}", code=1) from error
+
+
+def _files(facts: "list[Path]") -> "list[Path]":
+    """The files that were named, a directory standing for all of its `.json`. Raises Refusal for one without any."""
+    found = []
+    for path in facts:
+        here = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        if not here:
+            raise Refusal(f"exitguard: {path}: holds no facts. Expected files HOST.json, as playbooks/facts.yml writes them.", code=1)
+        found += here
+    return found
