@@ -16,6 +16,7 @@ import audit_500
 import audit_5000
 import event_500
 import inspect_kernel
+import playbook_overhead
 import scrape_30
 import version
 from measurement import Measurement, Result, SkippedError, measure
@@ -29,6 +30,7 @@ MEASUREMENTS = (
     version.MEASUREMENT,
     scrape_30.MEASUREMENT,
     *inspect_kernel.MEASUREMENTS,
+    playbook_overhead.MEASUREMENT,
 )
 
 

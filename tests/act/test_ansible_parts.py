@@ -4,14 +4,15 @@ import os
 import secrets
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exitguard.act.ansible import AnsibleError, end_leftovers
+from exitguard.act.ansible import AnsibleError, PlaybookRun, end_leftovers, run_playbook
 from exitguard.act.ansible_process.environment import environment_of_ansible, environment_of_process
 from exitguard.act.ansible_process.marked import Mark, end_marked
 from exitguard.act.ansible_process.messages import Kind, Message, Status
@@ -28,9 +29,60 @@ values = st.recursive(
 )
 
 
+PLAYBOOKS = Path(__file__).with_name("playbooks")
+
+
+def inventory(folder: Path) -> Path:
+    path = folder / "inventory.yml"
+    path.write_text("all:\n  hosts:\n    a: {}\n")
+    return path
+
+
+# --- what is refused before anything starts -----------------------------------------------------------------------------------------
+
+
+def refused(run: PlaybookRun, directory: Path) -> str:
+    with pytest.raises(AnsibleError) as refusal:
+        run_playbook(run, directory)
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize("host", ["all", "web*", "a,b", "a:b", "!a", "~a", "@file", "a[0]", "../up", ".", "", "a b", "a\nb", "-a"])
+def test_name_that_ansible_could_take_for_several_hosts_is_refused(host: str, tmp_path: Path) -> None:
+    assert "more than one host" in refused(PlaybookRun(PLAYBOOKS / "say.yml", (host,), inventory(tmp_path)), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_run_without_hosts_without_inventory_or_with_variables_of_others_is_refused(tmp_path: Path) -> None:
+    playbook, hosts = PLAYBOOKS / "say.yml", inventory(tmp_path)
+    assert "one or more hosts" in refused(PlaybookRun(playbook, (), hosts), tmp_path)
+    assert "each once" in refused(PlaybookRun(playbook, ("a", "a"), hosts), tmp_path)
+    assert "Name the inventory" in refused(PlaybookRun(playbook, ("a",), None), tmp_path)
+    assert "variables for b" in refused(PlaybookRun(playbook, ("a",), hosts, {"b": {}}), tmp_path)
+
+
+def test_missing_playbook_and_inventory_are_named(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere.yml"
+    assert f"{nowhere}: not there" in refused(PlaybookRun(nowhere, ("localhost",), None), tmp_path)
+    assert f"{nowhere}: not there" in refused(PlaybookRun(PLAYBOOKS / "say.yml", ("a",), nowhere), tmp_path)
+
+
+def test_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    run = PlaybookRun(PLAYBOOKS / "say.yml", ("localhost",), None)
+    assert f"{tmp_path / 'file'}: " in refused(run, tmp_path / "file")
+
+
+def test_missing_ansible_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python3"))
+    assert "pip install 'exitguard[host]'" in refused(PlaybookRun(PLAYBOOKS / "say.yml", ("localhost",), None), tmp_path)
+
+
 # --- files -----------------------------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), values))
 def test_ansible_reads_a_variable_as_it_was(tmp_path_factory: pytest.TempPathFactory, variables: dict[str, Any]) -> None:
     loader = pytest.importorskip("ansible.parsing.dataloader", reason="ansible-core is not installed").DataLoader()
@@ -168,11 +220,13 @@ def event(name: str, result: object = None, **data: object) -> dict[str, Any]:
     return {"event": name, "event_data": {"host": "h", "task": "T", "res": result, **data}}
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["event", "event_data", "stdout"]), st.sampled_from(["runner_on_ok", "runner_on_failed"]) | values))
 def test_event_of_any_shape_is_reduced_without_an_error(thing: dict[str, Any]) -> None:
     assert all(isinstance(message, Message) for message in reduced(thing))
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["runner_on_ok", "runner_on_failed", "runner_item_on_ok", "runner_on_unreachable"]), values)
 def test_message_survives_the_line_it_is_sent_in(name: str, result: object) -> None:
     for message in reduced(event(name, {"exitguard": result, "msg": result})):
@@ -198,7 +252,7 @@ def test_message_that_says_nothing_is_joined_by_the_last_line_of_standard_error(
     "line", [b"", b"{}", b"[]", b"[" * 100_000, b'{"kind": "nothing"}', b'{"kind": "task", "host": 3}', b'{"kind": "task", "x": 1}']
 )
 def test_line_that_is_no_message_is_refused(line: bytes) -> None:
-    with pytest.raises(ValueError, match="message|JSON|Kind|Expecting"):
+    with pytest.raises(ValueError, match=r"message|JSON|Kind|Expecting"):
         Message.from_line(line)
 
 

@@ -20,7 +20,7 @@ from exitguard.act.ansible import HostOutcome, PlaybookRun, end_leftovers, run_p
 pytestmark = pytest.mark.integration
 
 PLAYBOOK = Path(__file__).with_name("playbooks") / "hang.yml"
-HOSTS = ("stubborn", "patient")
+HOSTS = ("first", "second")
 DEADLINE_SECONDS = 60
 SAID = ({"said": True},)
 #: The caller, for the tests that kill it.
@@ -40,14 +40,15 @@ class Watch:
         self.folder = folder
         self.variable = variable.encode()
 
-    def run(self, timeout_seconds: float = 200) -> PlaybookRun:
-        return PlaybookRun(PLAYBOOK, HOSTS, self.inventory(), forks=5, timeout_seconds=timeout_seconds)
+    def run(self, *, stubborn: bool = False, timeout_seconds: float = 200) -> PlaybookRun:
+        return PlaybookRun(PLAYBOOK, HOSTS, self.inventory(stubborn=stubborn), forks=5, timeout_seconds=timeout_seconds)
 
-    def inventory(self) -> Path:
+    def inventory(self, *, stubborn: bool) -> Path:
+        """Two hosts, one of them stubborn if any is."""
         path = self.folder / "inventory.yml"
+        local = f"ansible_connection: local, ansible_python_interpreter: {sys.executable}"
         hosts = "".join(
-            f"    {host}: {{stubborn: {str(host == 'stubborn').lower()}, pid_file: {self.folder / host}, ansible_connection: local, "
-            f"ansible_python_interpreter: {sys.executable}}}\n"
+            f"    {host}: {{{local}, pid_file: {self.folder / host}, stubborn: {str(stubborn and host == HOSTS[0]).lower()}}}\n"
             for host in HOSTS
         )
         path.write_text(f"all:\n  hosts:\n{hosts}")
@@ -91,9 +92,9 @@ def wait_until(what: str, condition: Callable[[], bool]) -> None:
 
 
 def test_run_out_of_time_is_ended_with_all_its_processes(watch: Watch) -> None:
-    result = run_playbook(watch.run(timeout_seconds=7), watch.folder / "runs")
+    result = run_playbook(watch.run(timeout_seconds=5), watch.folder / "runs")
     assert result.ended == "timed_out"
-    assert result.reason == "not done within 7 s: Ansible was ended"
+    assert result.reason == "not done within 5 s: Ansible was ended"
     assert {host.outcome for host in result.hosts.values()} == {HostOutcome.TIMED_OUT}
     assert watch.processes() == []
 
@@ -106,7 +107,7 @@ def test_cancelled_run_keeps_what_was_said_and_ends_stubborn_modules_and_their_c
             seen.extend(watch.processes())
         return bool(seen)
 
-    result = run_playbook(watch.run(), watch.folder / "runs", cancelled=cancelled)
+    result = run_playbook(watch.run(stubborn=True), watch.folder / "runs", cancelled=cancelled)
     assert len(seen) >= 6  # the process, ansible-playbook, its workers, the module, its child, sleep
     assert watch.processes() == []
     assert result.ended == "cancelled"
@@ -131,7 +132,7 @@ def test_end_of_the_process_that_runs_ansible_ends_all_and_is_told(watch: Watch,
     assert watch.processes() == []
     assert result.ended == "broken"
     assert why in result.reason
-    assert result.hosts["patient"].collected == SAID
+    assert result.hosts["second"].collected == SAID
 
 
 def test_exception_of_the_caller_ends_all(watch: Watch) -> None:
@@ -146,8 +147,9 @@ def test_exception_of_the_caller_ends_all(watch: Watch) -> None:
     assert [path.name for path in (watch.folder / "runs").glob("*/*")] == ["output.txt"]
 
 
-def start_caller(watch: Watch) -> "subprocess.Popen[bytes]":
-    process = subprocess.Popen([sys.executable, "-c", CALLER, str(PLAYBOOK), str(watch.inventory()), str(watch.folder / "runs"), *HOSTS])
+def start_caller(watch: Watch, *, stubborn: bool = False) -> "subprocess.Popen[bytes]":
+    words = map(str, (PLAYBOOK, watch.inventory(stubborn=stubborn), watch.folder / "runs", *HOSTS))
+    process = subprocess.Popen([sys.executable, "-c", CALLER, *words])
     wait_until("all hosts hang", watch.hanging)
     return process
 
@@ -162,7 +164,7 @@ def test_killed_caller_takes_all_with_it(watch: Watch) -> None:
 
 
 def test_what_two_killed_processes_left_is_ended_by_whoever_comes_next(watch: Watch) -> None:
-    caller = start_caller(watch)
+    caller = start_caller(watch, stubborn=True)
     runner = watch.runner()
     os.kill(runner, signal.SIGSTOP)  # it must not notice
     caller.kill()

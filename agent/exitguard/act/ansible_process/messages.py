@@ -81,8 +81,8 @@ class Message:
     hosts: dict[str, list[str]] = field(default_factory=dict)
 
     def to_line(self) -> bytes:
-        """Fields without a value are left out."""
-        return json.dumps({name: value for name, value in vars(self).items() if value}, allow_nan=False).encode() + b"\n"
+        """Empty texts are left out."""
+        return json.dumps({name: value for name, value in vars(self).items() if value not in ("", None)}, allow_nan=False).encode() + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> Self:

@@ -122,7 +122,8 @@ def write_arguments(
     for host, values in variables.items():
         # A directory a host: a file would be taken for the variables of a host with its whole name too.
         of_host = ours / "host_vars" / host
-        of_host.mkdir(mode=0o700, parents=True)
+        of_host.parent.mkdir(mode=0o700, exist_ok=True)
+        of_host.mkdir(mode=0o700)
         _write(of_host / "vars.json", as_variables(values))
     limit = files.inputs / "limit"
     _write(limit, "".join(f"{host}\n" for host in hosts))
