@@ -54,6 +54,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.exitguard_grub import BootLoader, GrubError, check_undisturbed, read_boot_loader, why_not_written
+from ansible.module_utils.exitguard_host_step import MAINTENANCE
 from ansible.module_utils.exitguard_kernel_host import (
     describe,
     is_signed,
@@ -397,6 +398,9 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    if os.path.lexists(MAINTENANCE):
+        maintained = f"refused, nothing was changed: the host is in maintenance: {MAINTENANCE} is there"
+        module.fail_json(msg=maintained, exitguard=step("refused", maintained))
     _check_words(module)
     try:
         installation = Installation(module)

@@ -34,6 +34,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.exitguard_grub import BootLoader, Entry, GrubError, check_undisturbed, read_boot_loader
+from ansible.module_utils.exitguard_host_step import MAINTENANCE
 from ansible.module_utils.exitguard_kernel_host import (
     describe,
     program_runner,
@@ -148,6 +149,9 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    if os.path.lexists(MAINTENANCE):
+        maintained = f"refused, nothing was changed: the host is in maintenance: {MAINTENANCE} is there"
+        module.fail_json(msg=maintained, exitguard=step("refused", maintained))
     promotion = Promotion(module)
     outcome, reason = promotion.carry_out()
     if outcome in ("refused", "failed"):

@@ -39,9 +39,18 @@ def tell(module: Any, ended: Ended, **more: Any) -> None:
     module.exit_json(msg=f"{ended.outcome}: {ended}", **result)
 
 
+#: An operator's mark; what stands in it is for people.
+MAINTENANCE = "/etc/exitguard/maintenance"
+
+
 @contextlib.contextmanager
 def locked(path: str, timeout_seconds: int) -> Iterator[None]:
-    """Hold the lock of all remedies of this host; it ends with this process, however that ends. Raises Ended where another holds it."""
+    """Hold the lock of all remedies of this host; it ends with this process, however that ends.
+
+    Raises Ended where another holds it, and where the host is marked as in maintenance.
+    """
+    if os.path.lexists(MAINTENANCE):
+        raise Ended(REFUSED, f"the host is in maintenance: {MAINTENANCE} is there. Nothing was changed")
     try:
         Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
+from exitguard.model.canonical import record_hash
+from exitguard.model.plan import Plan
 from exitguard.schemas import schema
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -58,6 +60,7 @@ def test_a_plan_is_shown_for_people_and_for_programs(exitguard: Run, facts: Path
         (["apply", "plan.json", "--here"], "either a plan or --here"),
         (["apply", "--here", "--check"], "is about this machine"),
         (["apply", "plan.json", "--extra-var", "no-equals"], "expected NAME=VALUE"),
+        (["apply", "plan.json", "--extra-var", "domain_pmu_off_changes=x"], "the plan's to say"),
         (["approve", "plan.json", "--hours", "0"], "--hours"),
     ],
 )
@@ -97,6 +100,34 @@ def test_an_edited_plan_is_neither_approved_nor_carried_out(exitguard: Run, plan
     approved = exitguard("approve", plan)
     assert approved.returncode == 1
     assert "was edited" in approved.stderr
+
+
+def _forged(plan: Path, **changes: object) -> Path:
+    """The plan with other words in it, and the hash made anew as anybody can."""
+    document = json.loads(plan.read_text()) | changes
+    step = document["steps"][0]
+    if "uuid" in changes:
+        del document["uuid"]
+        step["change"]["uuid"] = changes["uuid"]
+    forged = Plan.model_validate_json(json.dumps(document))
+    plan.write_text(forged.model_copy(update={"hash": record_hash(forged.content())}).model_dump_json())
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"approval": "none"}, "are not those of the policy"),
+        ({"mode": "windowed"}, "are not those of the policy"),
+        ({"undoes": "20261123T040616Z-d408979f"}, "made from the run itself"),
+        ({"uuid": "00000000-0000-0000-0000-000000000000"}, "not what its id says"),
+    ],
+)
+def test_a_plan_that_was_edited_and_hashed_anew_is_not_carried_out(
+    exitguard: Run, plan: Path, inventory: Path, changes: dict[str, object], message: str
+) -> None:
+    _forged(plan, **changes)
+    assert message in _refused(exitguard, plan, "--inventory", inventory)
 
 
 def test_what_the_plan_was_made_from_has_to_be_what_it_is_carried_out_with(

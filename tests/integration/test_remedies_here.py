@@ -87,6 +87,11 @@ def test_exactly_what_may_be_fixed_is_fixed_and_an_undo_leaves_no_trace(host: Re
     assert host.definitions() == before
     assert {name: host.lab.pid(uuid_of(name)) for name in running} == running
 
+    forward_again = host.run("rollback", host.runs()[-1])  # it would be a way around plan and approval
+    assert forward_again.exit_code == 1
+    assert "itself an undo" in forward_again.stderr
+    assert host.definitions() == before
+
 
 def test_a_plan_waits_for_an_approval_of_exactly_itself_and_an_approval_is_good_once(
     host: RemedyHost, tcg_policy: Path, tmp_path: Path
@@ -112,6 +117,16 @@ def test_a_plan_waits_for_an_approval_of_exactly_itself_and_an_approval_is_good_
     assert asks.run("apply", newer).exit_code == 3  # spent
 
 
+def test_a_host_that_goes_by_another_id_than_before_is_not_touched(host: RemedyHost) -> None:
+    host.lab.define(guest_xml("fix-00", mode="maximum"))
+    host.remedy_dir.mkdir(mode=0o700)
+    (host.remedy_dir / "host-id").write_text("00000000-0000-4000-8000-000000000000\n")
+    refused = host.run("apply", "--here")
+    assert refused.exit_code == 1
+    assert "first dealt with as 00000000" in refused.stderr
+    assert _PMU_OFF not in host.definitions()["fix-00"]
+
+
 def test_what_the_plan_rests_on_is_looked_at_again_right_before_the_step(host: RemedyHost, tmp_path: Path) -> None:
     host.lab.define(*(guest_xml(name, mode="maximum") for name in ("fix-00", "fix-01", "fix-02")))
     host.plan(tmp_path / "plan.json")
@@ -120,7 +135,8 @@ def test_what_the_plan_rests_on_is_looked_at_again_right_before_the_step(host: R
     with host.lab.connection() as connection:
         connection.lookupByName("fix-02").undefine()
     applied = host.run("apply", tmp_path / "plan.json")
-    assert applied.exit_code == 0, applied.stderr
+    assert applied.exit_code == 3, applied.stderr
+    assert "2 of its steps were not carried out" in applied.stderr
     assert {name: _PMU_OFF in xml for name, xml in host.definitions().items()} == {"fix-00": True, "fix-01": False}
     checked = next(event for event in host.journal(host.runs()[0]) if event["kind"] == "host_checked")
     assert "leave alone" in checked["reason"]

@@ -6,7 +6,7 @@ import audit_builders as b
 import pytest
 
 from exitguard.model.documents import FactsDocument
-from exitguard.model.domain import OwnerKind
+from exitguard.model.domain import DomainFacts, OwnerKind
 from exitguard.model.host import InstalledKernel, Target, TargetKind, UnmanagedGuest
 from exitguard.model.plan import DomainPmuChange, LeftAloneBecause, Mode, Plan, Remedy, Step
 from exitguard.model.pmu import PmuElement
@@ -131,6 +131,43 @@ def test_a_waiver_of_any_rule_about_a_domain_keeps_it_from_being_touched(rule: s
     plan = planned(both, waived(SHIPPED, rule))
     assert [step.subject.name for step in plan.steps] == ["guest-2"]
     assert because(plan) == [LeftAloneBecause.WAIVED]
+
+
+def test_a_waiver_for_a_running_guest_protects_it_while_it_is_shut_off_too() -> None:
+    assert because(planned(b.facts(b.domain(defined=b.definition())), waived(SHIPPED, "DOM-PMU-LIVE"))) == [LeftAloneBecause.WAIVED]
+
+
+def test_a_hosts_wrong_clock_does_not_end_a_waiver() -> None:
+    late = b.facts(b.domain(defined=b.definition())).model_copy(update={"observed_at": datetime(2030, 1, 1, tzinfo=UTC)})
+    plan = plan_host(late, waived(SHIPPED, "DOM-PMU-PERSISTENT"), now=b.NOW)
+    assert plan.steps == ()
+
+
+@pytest.mark.parametrize(
+    "guest",
+    [
+        b.domain(defined=b.definition(pmu=PmuElement.OFF), locked=True),
+        b.domain(defined=b.definition(pmu=PmuElement.OFF), owner=OwnerKind.UNKNOWN),
+    ],
+)
+def test_kvm_is_not_switched_off_under_guests_that_may_not_be_touched(guest: DomainFacts) -> None:
+    assert because(_kvm(b.facts(guest)), Remedy.KVM_ENABLE_PMU_OFF) == [LeftAloneBecause.GUEST_WOULD_LOSE]
+
+
+def test_a_kernel_that_neither_runs_nor_boots_next_is_not_chosen_again_by_itself() -> None:
+    installed = (
+        InstalledKernel(release=b.RELEASE, guard_entries=()),
+        InstalledKernel(release="6.1.0-57-amd64", guard_entries=(b.GUARD_ENTRY,)),
+    )
+    plan = planned(b.facts(kernel=b.affected_kernel(installed=installed)), rules(allowed=ALL, kernels=(KERNEL_PIN,)))
+    assert because(plan, Remedy.KERNEL_GUARD) == [LeftAloneBecause.NEEDS_REQUEST]
+
+
+def test_a_canary_with_nothing_to_do_lets_another_host_go_first() -> None:
+    rulebook = rules(rollout=Rollout(canary=("c02",)))
+    done = plan_host(named("c02", 2, b.domain(defined=b.definition(pmu=PmuElement.OFF))), rulebook, inventory_name="c02")
+    due = plan_host(named("c01", 1), rulebook, inventory_name="c01")
+    assert assemble([done, due], rulebook, ORIGINS, made_at=b.NOW).pace.waves[0].hosts == (due.host.id,)
 
 
 def test_nothing_is_planned_while_a_waiver_is_malformed() -> None:
@@ -286,7 +323,7 @@ def test_waves_are_a_canary_and_then_percentages_of_the_hosts_with_steps() -> No
 
 def test_a_canary_without_a_step_is_no_canary() -> None:
     rulebook = rules(rollout=Rollout(canary=("elsewhere",)))
-    with pytest.raises(PlanError, match="none of the canary hosts elsewhere has a step"):
+    with pytest.raises(PlanError, match="none of the canary hosts elsewhere is among these hosts"):
         assemble([plan_host(named("c01", 1), rulebook, inventory_name="c01")], rulebook, ORIGINS, made_at=b.NOW)
     alone = assemble([plan_host(named("c01", 1), rulebook)], rulebook, ORIGINS, made_at=b.NOW)
     assert [wave.name for wave in alone.pace.waves] == ["canary"]

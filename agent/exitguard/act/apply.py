@@ -7,22 +7,23 @@ that was edited does not have its own hash. Whether each step is still true is l
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from exitguard.act.approval import ApprovalError, find_approval, spend_approval
-from exitguard.act.conduct import Ending, Surroundings, conduct, remembered
+from exitguard.act.conduct import Ending, Surroundings, conduct, remembered, replay
 from exitguard.act.observe import Here, Inventory, Observer
 from exitguard.act.origins import inventory_hash, playbooks_hash
 from exitguard.act.world import World
 from exitguard.cycle import AuditRequest
 from exitguard.model.canonical import record_hash
-from exitguard.model.plan import Approval, Mode, Plan
+from exitguard.model.plan import Approval, DomainPmuChange, Mode, Plan, step_id
 from exitguard.model.run import EventKind, Request
 from exitguard.model.time import format_rfc3339
 from exitguard.policy.schema import Rulebook
 from exitguard.policy.window import closes_at, opens_at
 from exitguard.remedy.plan import policy_hash, waivers_hash
+from exitguard.remedy.rollout import Done, next_action
 from exitguard.remedy.undo import undo_plan
 from exitguard.store.journal import RunJournal, RunRecord, RunStore
 
@@ -30,7 +31,6 @@ from exitguard.store.journal import RunJournal, RunRecord, RunStore
 _MOST_FORKS = 50
 #: Older ones that are over are forgotten; what they changed can then no longer be undone by name.
 _RUNS_KEPT = 200
-_ENDS = (EventKind.FINISHED, EventKind.ABORTED)
 
 
 class NotApplied(Exception):  # noqa: N818 - a refusal, not a fault
@@ -71,6 +71,7 @@ def refuse_other_origins(plan: Plan, setup: Setup) -> None:
     """Raises NotApplied for a plan that was edited, or that was made from something else than it would be carried out with."""
     if record_hash(plan.content()) != plan.hash:
         raise NotApplied(f"the plan does not have the hash {plan.hash} that it names: it was edited or damaged. Make a new plan.")
+    _refuse_forged(plan, setup)
     now = {
         "policy": (plan.inputs.policy_hash, policy_hash(setup.rulebook)),
         "waivers": (plan.inputs.waivers_hash, waivers_hash(setup.rulebook)),
@@ -84,16 +85,42 @@ def refuse_other_origins(plan: Plan, setup: Setup) -> None:
         raise NotApplied("the plan was made for this machine itself: leave out --inventory.")
     if changed == ["inventory"] and setup.inventory is None:
         raise NotApplied("the plan was made for hosts of an inventory: name the same one with --inventory.")
-    raise NotApplied(f"not what the plan was made from any more: {', '.join(changed)}. Make a new plan, and have it approved again.")
+    raise NotApplied(
+        f"not what the plan was made from any more: {', '.join(changed)}. If it was made with another --policy, --waivers or --inventory "
+        f"than you gave now (its policy: {plan.inputs.policy}), give the same; else make a new plan, and have it approved."
+    )
+
+
+def _refuse_forged(plan: Plan, setup: Setup) -> None:
+    """Raises NotApplied where the plan says of itself what the policy decides, or a step is not what its id says."""
+    hosts = {host.id for host in plan.inputs.hosts}
+    for step in plan.steps:
+        about = step.change.uuid if isinstance(step.change, DomainPmuChange) else step.host_id
+        if step.id != step_id(step.host_id, step.change, step.basis) or step.subject.id != about or step.host_id not in hosts:
+            raise NotApplied(f"step {step.id} about {step.subject.name} is not what its id says: the plan was edited. Make a new plan.")
+    if plan.undoes is not None:
+        return  # made by plan_back from a journal of ours, and never read from a file that an operator gives
+    remedies = setup.rulebook.policy.remedies
+    pace = plan.pace.model_dump(exclude={"waves"})
+    said = (plan.mode, plan.approval, pace)
+    if said != (remedies.mode, remedies.approval, remedies.rollout.model_dump(include=set(pace))):
+        raise NotApplied("mode, approval or pace of the plan are not those of the policy: the plan was edited. Make a new plan.")
 
 
 def refuse_closed(plan: Plan, rulebook: Rulebook, now: datetime) -> None:
     """Raises NotApplied where the policy's mode lets nothing begin now."""
     if plan.mode is Mode.REPORT:
         raise NotApplied("the policy's remedies have mode: report, so plans are shown and none is carried out.")
-    closed = _closed(plan.mode, rulebook, now)
+    closed = _closed(plan, rulebook, now)
     if closed is not None:
         raise OutsideWindow(f"{closed}.")
+
+
+def apply_given(plan: Plan, setup: Setup, *, now: datetime) -> tuple[str, Ending]:
+    """Carry out a plan that came from a file: `apply_plan`, but for a plan that undoes. Raises NotApplied, StoreError."""
+    if plan.undoes is not None:
+        raise NotApplied(f"a plan that undoes is made from the run itself: `exitguard rollback {plan.undoes}`.")
+    return apply_plan(plan, setup, now=now)
 
 
 def apply_plan(plan: Plan, setup: Setup, *, now: datetime) -> tuple[str, Ending]:
@@ -118,9 +145,16 @@ def apply_plan(plan: Plan, setup: Setup, *, now: datetime) -> tuple[str, Ending]
 def resume_run(run_id: str, setup: Setup) -> Ending:
     """Go on with a run that was stopped, paused or interrupted. Raises NotApplied, StoreError."""
     with RunStore(setup.remedy_dir / "runs").open(run_id) as journal:
-        if any(event.kind in _ENDS for event in journal.events):
+        state = replay(journal.plan, journal.events)
+        if isinstance(next_action(state, datetime.now(UTC)), Done):  # an abort that was never settled is not over
             raise NotApplied(f"run {run_id} is over. `exitguard rollback {run_id}` undoes what it changed.")
-        refuse_other_origins(journal.plan, setup)
+        try:
+            refuse_other_origins(journal.plan, setup)
+        except NotApplied as error:
+            if not state.has_work_in_flight:
+                raise
+            # What was under way has to be looked at all the same, else it could never be undone; nothing more is begun.
+            return _conduct(journal, setup, closed=str(error))
         return _conduct(journal, setup)
 
 
@@ -131,6 +165,8 @@ def plan_back(record: RunRecord, setup: Setup, now: datetime) -> Plan:
     """
     if not record.finished:
         raise NotApplied(f"run {record.run_id} is not over: end it with `exitguard rollout abort {record.run_id}` first.")
+    if record.plan.undoes is not None:
+        raise NotApplied(f"run {record.run_id} is itself an undo. To go forward again, make a plan, have it approved, and apply it.")
     back = undo_plan(record.plan, record.events, run_id=record.run_id, made_at=now)
     inputs = back.inputs.model_copy(
         update={
@@ -145,7 +181,7 @@ def plan_back(record: RunRecord, setup: Setup, now: datetime) -> Plan:
         raise NotApplied(
             "the run was on this machine itself: leave out --inventory." if here else "name the run's inventory with --inventory."
         )
-    back = back.model_copy(update={"inputs": inputs, "mode": Mode.OPPORTUNISTIC})
+    back = back.model_copy(update={"inputs": inputs, "mode": Mode.OPPORTUNISTIC, "approval": Approval.NONE})
     return back.model_copy(update={"hash": record_hash(back.content())})
 
 
@@ -188,15 +224,18 @@ def _spend_approval(journal: RunJournal, setup: Setup) -> None:
     try:
         spend_approval(setup.approvals, journal.plan.hash, journal.run_id, now)
     except ApprovalError as error:
+        if journal.events:
+            raise WaitsForApproval(f"its approval was withdrawn: {error}") from error
         journal.append(EventKind.STARTED, now, plan=journal.plan.hash)
         journal.append(EventKind.ABORTED, now, reason=f"nothing was done: {error}")
         raise WaitsForApproval(str(error)) from error
 
 
-def _conduct(journal: RunJournal, setup: Setup) -> Ending:
+def _conduct(journal: RunJournal, setup: Setup, *, closed: str | None = None) -> Ending:
+    """Go on with a run; with `closed`, a reason why nothing may begin, only look at what was under way."""
     from exitguard.act.ansible import end_leftovers
 
-    if not journal.events and _needs_approval(journal.plan):
+    if _needs_approval(journal.plan):
         _spend_approval(journal, setup)
     end_leftovers(journal.ansible_dir)  # of a process that ended in the middle: two of them must never work at once
     plan = journal.plan
@@ -206,7 +245,7 @@ def _conduct(journal: RunJournal, setup: Setup) -> Ending:
     around = Surroundings(
         now=lambda: datetime.now(UTC),
         sleep=time.sleep,
-        closed=lambda now: _closed(plan.mode, setup.rulebook, now),
+        closed=lambda now: closed or _closed(plan, setup.rulebook, now),
         asked=lambda: journal.requested() or setup.asked(),
     )
     return conduct(journal, world, around)
@@ -237,12 +276,15 @@ def _world(plan: Plan, setup: Setup, directory: Path, *, aborted: Callable[[], b
     )
 
 
-def _closed(mode: Mode, rulebook: Rulebook, now: datetime) -> str | None:
-    """Why no step may begin now; None where one may."""
-    if mode is not Mode.WINDOWED:
+def _closed(plan: Plan, rulebook: Rulebook, now: datetime) -> str | None:
+    """Why no step may begin now; None where one may, and has the time that a step may take."""
+    if plan.mode is not Mode.WINDOWED:
         return None
     windows = rulebook.policy.remedies.windows
-    if closes_at(windows, now) is not None:
+    closes = closes_at(windows, now)
+    if closes is not None and closes - now >= timedelta(seconds=plan.pace.step_timeout_seconds):
         return None
+    if closes is not None:
+        return f"the maintenance window closes at {format_rfc3339(closes)}, too soon for a step of {plan.pace.step_timeout_seconds} s"
     opens = opens_at(windows, now)
     return f"no maintenance window is open; the next one opens {format_rfc3339(opens) if opens is not None else 'never'}"

@@ -5,7 +5,7 @@ happened, and looks instead of guessing. remedy/rollout.py decides, world.py act
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -35,6 +35,7 @@ from exitguard.remedy.rollout import (
 if TYPE_CHECKING:
     from exitguard.store.journal import RunJournal
 
+_ABORTED = "aborted before it was begun: nothing was changed"
 _OF_REQUEST = {Request.PAUSE: EventKind.PAUSED, Request.ABORT: EventKind.ABORTED}
 #: How often a wait looks for an operator's request.
 _PULSE_SECONDS = 1.0
@@ -61,6 +62,8 @@ class Ending:
 
     how: Ended
     reason: str
+    #: Of a run that finished: how many of the plan's steps are not in force, since they were no longer true.
+    left: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,10 @@ def remembered(events: Iterable[RunEvent]) -> Remembered:
     """Of the events of one run."""
     found = Remembered({}, {}, set())
     for event in events:
+        if event.kind is EventKind.STOPPED:  # whoever resumes has seen how things are: from then on they count as they are
+            found.ran.clear()
         if event.kind is EventKind.HOST_CHECKED and event.host is not None:
-            found.ran[event.host] = event.running
+            found.ran.setdefault(event.host, event.running)
         if event.step is None:
             continue
         if event.undo is not None:
@@ -112,44 +117,79 @@ def replay(plan: Plan, events: Iterable[RunEvent]) -> RolloutState:
 
 def conduct(journal: "RunJournal", world: World, around: Surroundings) -> Ending:
     """Go on with a run until it ends or has to wait for an operator. Raises StoreError where nothing can be written down any more."""
-    state = replay(journal.plan, journal.events)
-
-    def write(answer: Answer) -> None:
-        nonlocal state
-        event = RunEvent(seq=len(journal.events), at=around.now(), **answer)
-        state = advance(state, event)  # refuses what cannot follow before it is on the disk
-        journal.append(**{"at": event.at, **answer})
-
-    if journal.events and not isinstance(next_action(state, around.now()), Done):
-        write({"kind": EventKind.RESUMED})
+    run = _Run(journal, world, around, replay(journal.plan, journal.events))
+    if journal.events and not run.is_over:
+        run.write({"kind": EventKind.RESUMED})
     while True:
-        asked = around.asked()
-        if asked is not None and state.standing is not Standing.NEW and not isinstance(next_action(state, around.now()), Done):
-            write({"kind": _OF_REQUEST[asked], "reason": "asked by an operator"})
-            journal.forget_request()
-        closed = around.closed(around.now())
-        action = next_action(state, around.now(), may_start=closed is None)
+        run.hear()
+        ending = run.take_a_step()
+        if ending is not None:
+            return ending
+
+
+@dataclass
+class _Run:
+    """One run under way: where it stands, by what is written down."""
+
+    journal: "RunJournal"
+    world: World
+    around: Surroundings
+    state: RolloutState
+
+    @property
+    def is_over(self) -> bool:
+        return isinstance(next_action(self.state, self.around.now()), Done)
+
+    def write(self, answer: Answer) -> None:
+        event = RunEvent(seq=len(self.journal.events), at=self.around.now(), **answer)
+        self.state = advance(self.state, event)  # refuses what cannot follow before it is on the disk
+        self.journal.append(**{"at": event.at, **answer})
+
+    def hear(self) -> None:
+        """Write down what an operator asks for."""
+        asked = self.around.asked()
+        if asked is not None and self.state.standing is not Standing.NEW and not self.is_over:
+            self.write({"kind": _OF_REQUEST[asked], "reason": "asked by an operator"})
+            self.journal.forget_request()
+
+    def take_a_step(self) -> Ending | None:
+        """Do what comes next; how the run ends for now, where it does."""
+        closed = self.around.closed(self.around.now())
+        action = next_action(self.state, self.around.now(), may_start=closed is None)
         match action:
             case Done(success=success):
-                if state.standing is Standing.ABORTED:
-                    return Ending(Ended.ABORTED, state.why)
-                return Ending(Ended.FINISHED if success else Ended.FINISHED_WITH_FAILURES, journal.events[-1].reason)
+                return self._ended(success=success)
             case Halt():
-                how = _HALTED.get(state.standing, Ended.OUTSIDE_WINDOW)
-                return Ending(how, (closed or "") if how is Ended.OUTSIDE_WINDOW else state.why)
+                how = _HALTED.get(self.state.standing, Ended.OUTSIDE_WINDOW)
+                return Ending(how, (closed or "") if how is Ended.OUTSIDE_WINDOW else self.state.why)
             case Wait(until=until):
-                around.sleep(min(_PULSE_SECONDS, max(0.0, (until - around.now()).total_seconds())))
+                self.around.sleep(min(_PULSE_SECONDS, max(0.0, (until - self.around.now()).total_seconds())))
             case Announce():
-                write({name: value for name, value in vars(action).items() if value not in (None, (), "")})
+                self.write({name: value for name, value in asdict(action).items() if value not in (None, (), "")})
+            case CarryOut(steps=steps) if self.state.standing is Standing.ABORTED:
+                for step in steps:  # announced, and the abort came before the playbook was begun
+                    self.write({"kind": EventKind.STEP_FINISHED, "step": step, "outcome": StepOutcome.REFUSED, "reason": _ABORTED})
             case _:
-                try:
-                    for answer in _answers(world, action):
-                        write(answer)
-                except Interrupted:
-                    return Ending(
-                        Ended.INTERRUPTED,
-                        "ended by a signal in the middle of a playbook: what became of its steps is looked at first when it is resumed",
-                    )
+                return self._act(action)
+        return None
+
+    def _act(self, action: Check | CarryOut | Settle | Verify | UndoSteps) -> Ending | None:
+        try:
+            for answer in _answers(self.world, action):
+                self.write(answer)
+        except Interrupted:
+            if self.state.standing is Standing.RUNNING:  # whoever ended it wants to be asked before it goes on
+                self.write({"kind": EventKind.PAUSED, "reason": "ended by a signal in the middle of a playbook"})
+            return Ending(
+                Ended.INTERRUPTED, "ended by a signal in the middle of a playbook: its steps are looked at first when it is resumed"
+            )
+        return None
+
+    def _ended(self, *, success: bool) -> Ending:
+        if self.state.standing is Standing.ABORTED:
+            return Ending(Ended.ABORTED, self.state.why)
+        how = Ended.FINISHED if success else Ended.FINISHED_WITH_FAILURES
+        return Ending(how, self.journal.events[-1].reason, left=len(self.world.not_in_force()))
 
 
 def _answers(world: World, action: Check | CarryOut | Settle | Verify | UndoSteps) -> Iterable[Answer]:

@@ -91,4 +91,6 @@ def _of_this_host(host: PlannedHost, facts: FactsDocument, told: str) -> Look:
     if found == host.id:
         return Look(facts)
     name = facts.host.identity.hostname.value or "a host without a name"
-    return Look(None, f"{told} answers as {name}, host id {found}; the plan is for host id {host.id}. Is the inventory the right one?")
+    return Look(
+        None, f"{told} answers as {name}, host id {found}; the plan is for host id {host.id}., so that the inventory may be the wrong one"
+    )

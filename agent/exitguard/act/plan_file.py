@@ -13,6 +13,7 @@ from exitguard.store.errors import explain_os
 #: Larger than a plan for 10,000 hosts with 40 domains each.
 _LIMIT_BYTES = 1024 * 1024 * 1024
 _MODE = 0o600
+_PLANS_KEPT = 50
 
 
 class PlanFileError(Exception):
@@ -56,4 +57,12 @@ def save_plan(plan: Plan, directory: Path) -> Path:
             raise
     except OSError as error:
         raise explain_os(error, path, "a directory that this user may write to") from error
+    _forget_old(directory)
     return path
+
+
+def _forget_old(directory: Path) -> None:
+    """Keep the newest: a host on which guests come and go makes another plan each time."""
+    kept = sorted(directory.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in kept[_PLANS_KEPT:]:
+        path.unlink(missing_ok=True)

@@ -14,9 +14,9 @@ from exitguard.remedy.plan import HostPlan, Origins, assemble, plan_host
 @without_collector()
 def plan_files(files: Iterable[Path], rulebook: Rulebook, origins: Origins, *, made_at: datetime) -> Plan:
     """One plan for the hosts of these files, each named after its host in the inventory. Raises FactsError, PlanError."""
-    return assemble(_hosts(files, rulebook), rulebook, origins, made_at=made_at)
+    return assemble(_hosts(files, rulebook, made_at), rulebook, origins, made_at=made_at)
 
 
-def _hosts(files: Iterable[Path], rulebook: Rulebook) -> Iterator[HostPlan]:
+def _hosts(files: Iterable[Path], rulebook: Rulebook, now: datetime) -> Iterator[HostPlan]:
     for path in files:
-        yield plan_host(read_facts(path), rulebook, inventory_name=path.stem)
+        yield plan_host(read_facts(path), rulebook, inventory_name=path.stem, now=now)

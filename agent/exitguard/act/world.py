@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ _OF_HOST = {
 }
 _HOST_SUBJECT = "host"
 _IN_FORCE = (StepOutcome.DONE, StepOutcome.ALREADY)
+_UNCERTAIN = (StepOutcome.FAILED, StepOutcome.UNREACHABLE, StepOutcome.TIMED_OUT)
+#: More than the time limits of these remedies' own modules together: downloads and installs of packages.
+_LEAST_SECONDS = {Remedy.KERNEL_GUARD: 3 * 3600, Remedy.QEMU_PMU_CAP: 4 * 3600, Remedy.KVM_ENABLE_PMU_OFF: 3600}
 #: Beside the time that the steps of one host may take: connecting, becoming root, and the end of the play.
 _GRACE_SECONDS = 60
 
@@ -70,6 +74,8 @@ class World:
     interrupted: Callable[[], bool] = lambda: False
     progress: Callable[[str, str, str], None] = lambda _host, _task, _status: None
     _facts: dict[str, FactsDocument] = field(default_factory=dict)
+    #: By host, the steps that ended in a way that says nothing of their effect.
+    _tried: dict[str, set[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._steps = {step.id: step for step in self.plan.steps}
@@ -77,6 +83,23 @@ class World:
         self._of_host: dict[str, tuple[Step, ...]] = {}
         for step in self.plan.steps:
             self._of_host[step.host_id] = (*self._of_host.get(step.host_id, ()), step)
+
+    @property
+    def _canary(self) -> tuple[str, ...]:
+        """The hosts that go first, where others follow."""
+        waves = self.plan.pace.waves
+        return waves[0].hosts if len(waves) > 1 else ()
+
+    def _all_in_force(self, host_id: str, facts: FactsDocument) -> bool:
+        return all(in_force(step, facts) is Tri.YES for step in self._of_host[host_id])
+
+    def not_in_force(self) -> tuple[Step, ...]:
+        """The steps that neither this run carried out nor the last look at their host shows in force."""
+        return tuple(
+            step
+            for step in self.plan.steps
+            if step.id not in self.done and (step.host_id not in self._facts or in_force(step, self._facts[step.host_id]) is not Tri.YES)
+        )
 
     def check(self, hosts: Iterable[str]) -> Iterator[Answer]:
         """Whether each host's steps are still true, by facts gathered now."""
@@ -88,16 +111,16 @@ class World:
             if blind is not None:
                 yield {"kind": EventKind.HOST_CHECKED, "host": host_id, "check": HostCheck.FAILED, "reason": blind}
                 continue
-            found = still_true(self._of_host[host_id], look.facts, self.rulebook, undo=self.plan.undoes is not None)
-            self.ran[host_id] = running(look.facts)
-            yield {
-                "kind": EventKind.HOST_CHECKED,
-                "host": host_id,
-                "check": HostCheck.READY if found.due else HostCheck.LEFT,
-                "due": found.due,
-                "running": self.ran[host_id],
-                "reason": _several(f"{self._steps[step_id].subject.name}: {why}" for step_id, why in found.not_due.items()),
-            }
+            found = still_true(self._of_host[host_id], look.facts, self.rulebook, undo=self.plan.undoes is not None, now=datetime.now(UTC))
+            self.ran.setdefault(host_id, running(look.facts))  # of the first look: a later one would miss who stopped meanwhile
+            reason = _several(f"{self._steps[step_id].subject.name}: {why}" for step_id, why in found.not_due.items())
+            answer = {"kind": EventKind.HOST_CHECKED, "host": host_id, "reason": reason}
+            if not found.due and host_id in self._canary and not self._all_in_force(host_id, look.facts):
+                # A canary that does nothing proves nothing to the hosts after it.
+                yield {**answer, "check": HostCheck.FAILED, "reason": f"the canary is not to be changed now: {reason}"}
+                continue
+            check = HostCheck.READY if found.due else HostCheck.LEFT
+            yield {**answer, "check": check, "due": found.due, "running": self.ran[host_id]}
 
     def carry_out(self, remedy: Remedy, steps: Iterable[str]) -> Iterator[Answer]:
         """Run the remedy's playbook for these steps. Raises Interrupted; what was answered by then stands."""
@@ -105,6 +128,8 @@ class World:
         result = self._play(remedy, wanted, check=False)
         for step in wanted:
             answer = self._outcome(step, result)
+            if answer["outcome"] in _UNCERTAIN:
+                self._tried.setdefault(step.host_id, set()).add(step.id)
             if answer["outcome"] is not StepOutcome.DONE:
                 answer["undo"] = None  # this run changed nothing there that it could take back
             elif answer["undo"] is not None:
@@ -127,7 +152,10 @@ class World:
         checked = self._rehearsed(step for steps in unseen.values() for step in steps)
         for host_id, look in looks.items():
             reason = look.reason if look.facts is None else self._why_not_verified(host_id, look.facts, checked)
-            yield {"kind": EventKind.HOST_VERIFIED, "host": host_id, "passed": not reason, "reason": reason}
+            passed = not reason
+            if passed and self._tried.get(host_id, set()) - self.done:
+                reason = "its guests run, and what was done is in force; what became of steps that failed is not known"
+            yield {"kind": EventKind.HOST_VERIFIED, "host": host_id, "passed": passed, "reason": reason}
 
     def settle(self, steps: Iterable[str]) -> Iterator[Answer]:
         """What became of steps whose end nobody saw; unreachable where their host cannot be looked at."""
@@ -147,7 +175,12 @@ class World:
                 undo = checked[step.id]["undo"]
                 if undo is not None:
                     self.undos[step.id] = undo
-                yield {**answer, "outcome": StepOutcome.DONE, "reason": "a fresh look shows it in force", "undo": undo}
+                yield {
+                    **answer,
+                    "outcome": StepOutcome.DONE,
+                    "reason": "a fresh look shows it in force, by this run as far as can be told",
+                    "undo": undo,
+                }
             else:
                 yield {**answer, "outcome": StepOutcome.NOT_DONE, "reason": "a fresh look shows that it never took effect"}
 
@@ -236,7 +269,9 @@ class World:
         unseen = [host_id for host_id in by_host if host_id not in self._facts]
         if unseen:  # taken up again after an end between the look and the steps
             self._look(unseen)
-        seconds = self.plan.pace.step_timeout_seconds
+        seconds = max(self.plan.pace.step_timeout_seconds, _LEAST_SECONDS.get(remedy, 0))
+        # A package manager that is killed in the middle leaves a host that may not boot: it is waited for, come what may.
+        installs = remedy in _LEAST_SECONDS and not check
         return run_playbook(
             PlaybookRun(
                 playbook=self.playbooks / f"{remedy.value}.yml",
@@ -249,14 +284,14 @@ class World:
                 timeout_seconds=PlaybookRun.time_for(len(by_host), self.forks, seconds + _GRACE_SECONDS),
             ),
             self.directory,
-            cancelled=self._cancelled,
+            cancelled=(lambda: False) if installs else self._cancelled,
             progress=self.progress,
         )
 
     def _variables(self, remedy: Remedy, host_id: str, steps: list[Step]) -> dict[str, Any]:
         """What the remedy's role is told about one host: see playbooks/roles/<remedy>/meta/argument_specs.yml."""
         facts = self._facts.get(host_id)
-        variables: dict[str, Any] = {"exitguard_timeout_seconds": self.plan.pace.step_timeout_seconds}
+        variables: dict[str, Any] = {}
         uri = facts.host.target.uri if facts is not None else None
         for step in steps:
             change = step.change

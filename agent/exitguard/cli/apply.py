@@ -52,7 +52,8 @@ def apply(
 ) -> None:
     """Carry out a plan in waves, verify each host by looking anew, and stop at the first that is not as it should be.
 
-    Exit codes: 0 done or nothing to do, 2 stopped, aborted or failed, 3 waits (approval, window, pause, or an end by a signal), 1 error.
+    Exit codes: 0 done or nothing to do, 2 stopped, aborted or failed, 3 waits (approval, window, pause, or
+    an end by a signal) or left steps that were no longer true, 1 error.
     """
     configure_logging(context.obj, os.environ)
     if (plan is None) is not here:
@@ -69,11 +70,11 @@ def apply(
 
 
 def _apply(path: Path, setup: "Setup") -> int:
-    from exitguard.act.apply import apply_plan
+    from exitguard.act.apply import apply_given
     from exitguard.act.plan_file import read_plan
 
     with refusals():
-        run_id, ending = apply_plan(read_plan(path), setup, now=datetime.now(UTC))
+        run_id, ending = apply_given(read_plan(path), setup, now=datetime.now(UTC))
     return tell_ending(run_id, ending)
 
 
@@ -133,6 +134,10 @@ def tell_ending(run_id: str, ending: "Ending") -> int:
 
     reason = f": {ending.reason}" if ending.reason else ""
     match ending.how:
+        case Ended.FINISHED if ending.left:
+            left = f"{ending.left} of its steps were not carried out, since they are not true any more, and are not in force"
+            note((f"Run {run_id} is through; {left}. `exitguard rollout status {run_id}` says why.",))
+            return EXIT_WAITS
         case Ended.FINISHED:
             write_result(f"Run {run_id} is done. `exitguard rollout status {run_id}` shows each step.\n", None)
             return EXIT_DONE

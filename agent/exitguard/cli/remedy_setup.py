@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from exitguard.act.apply import Setup
     from exitguard.model.run import Request
 
+#: How a host is reached, and where its exitguard is.
+_VARIABLES = ("exitguard_command", "exitguard_become")
+
 InventoryOption = Annotated[
     Path | None,
     typer.Option(
@@ -104,6 +107,10 @@ def _variable(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise typer.BadParameter(f"expected NAME=VALUE, found {text!r}", param_hint="--extra-var")
+    # What a step is told comes from the plan alone: extra variables are stronger than all others, and in no hash.
+    if name not in _VARIABLES and not name.startswith("ansible_") and not name.endswith("_python"):
+        allowed = f"{', '.join(_VARIABLES)}, ansible_... or ..._python"
+        raise typer.BadParameter(f"expected one of {allowed}, found {name!r}: the rest is the plan's to say", param_hint="--extra-var")
     return name, value
 
 

@@ -125,11 +125,12 @@ def _run_id(store: "RunStore", run: str | None) -> str:
 
 def _ask(store: "RunStore", run: str | None, wish: "Request") -> None:
     """Ask the process that works on the run; where none does, write it down here."""
-    from exitguard.act.wish import Asked as WishAsked
-    from exitguard.act.wish import ask_for
+    from exitguard.act.wish import Heard, ask_for
 
     run_id = _run_id(store, run)
     with refusals():
         answer = ask_for(store, run_id, wish, datetime.now(UTC))
-    said = "is asked to" if answer is WishAsked.OF_ITS_PROCESS else "will"
-    note((f"Run {run_id} {said} {wish.value}. `exitguard rollout status {run_id}` shows when it has.",))
+    if answer is Heard.OF_ITS_PROCESS:
+        note((f"Run {run_id} is asked to {wish.value}. `exitguard rollout status {run_id}` shows when it has.",))
+    else:
+        note((f"Run {run_id}: {wish.value} is written down; nobody works on it. `exitguard rollout status {run_id}` shows how it stands.",))

@@ -69,6 +69,16 @@ def apply_waivers(
     )
 
 
+def protects(waiver: Waiver, subject: Subject, *, host_id: str, hostname: str | None) -> bool:
+    """Whether a waiver's scope names this domain, on this host: whoever answered for any failure of it wants it left alone.
+
+    Unlike `apply_waivers` this asks for no failing finding: a waiver for a running guest protects it while it is shut off, too.
+    """
+    scope = waiver.scope
+    on_this_host = not scope.hosts or any(_names(entry, host_id, hostname) for entry in scope.hosts)
+    return on_this_host and (not scope.domains or _scope_has_domain(waiver, subject))
+
+
 def _concerns(waiver: Waiver, host_id: str, hostname: str | None, domains: tuple[Subject, ...]) -> bool:
     """Whether a waiver is about this host: it names it, or it names no host and a domain that is here."""
     if waiver.scope.hosts:

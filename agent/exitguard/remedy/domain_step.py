@@ -8,7 +8,7 @@ from exitguard.model.domain import DomainFacts, OwnerKind
 from exitguard.model.finding import Finding, Subject, Verdict
 from exitguard.model.host import TargetKind
 from exitguard.model.kernel import Body, KernelState
-from exitguard.model.plan import DomainPmuChange, LeftAlone, LeftAloneBecause, Remedy, SavingPerExit, Step
+from exitguard.model.plan import DomainPmuChange, LeftAlone, LeftAloneBecause, Remedy, SavingPerExit
 from exitguard.model.pmu import NextAction, PmuElement, Tri
 from exitguard.remedy.looked_at import Decision, LookedAt
 from exitguard.remedy.saving import nothing, saved_by_pmu_off
@@ -75,7 +75,7 @@ def _obstacle(looked: LookedAt, domain: DomainFacts, subject: Subject) -> LeftAl
             return leave(LeftAloneBecause.UNKNOWN_OWNER, f"who writes this definition cannot be told: {domain.owner.name}")
         case OwnerKind.LIBVIRT:
             pass
-    if subject.id in looked.waived:
+    if looked.is_waived(subject):
         return leave(LeftAloneBecause.WAIVED, "a failure of this domain is waived")
     if domain.definition is None:
         return leave(LeftAloneBecause.NOT_REACHABLE, "transient: there is no definition that a next start would use")
@@ -127,8 +127,3 @@ def _savings(looked: LookedAt, emulator: str | None) -> tuple[SavingPerExit, ...
     if clears is Tri.UNKNOWN:
         return tuple(saving.model_copy(update={"reason": f"{saving.reason}; only if QEMU tells KVM: {why}"}) for saving in savings)
     return savings
-
-
-def is_domain_step(step: Step) -> bool:
-    """Whether a step changes a definition."""
-    return isinstance(step.change, DomainPmuChange)

@@ -266,9 +266,9 @@ def _tokens(element: _Element, parents: tuple[str, ...], *, keep_secrets: bool, 
             yield from (["<", "pmu", [["state", _state(element)]]], [">"])
         return
     content: list[list[Any]] = []
-    # White space counts in a leaf only. In <features>, and in a <source> that may have lost its cookies, no text does: libvirt writes none.
+    # White space counts in a leaf only. In <features>, and in a disk's <source> that may have lost its cookies, no text does.
     is_leaf = not element.children()
-    has_text = path != ("domain", "features") and (keep_secrets or element.name != "source")
+    has_text = path != ("domain", "features") and (keep_secrets or path[-2:] != ("disk", "source"))
     # libvirt prints <features> in a place of its own, wherever it was written: it counts as the first.
     pieces = sorted(element.content, key=lambda piece: not isinstance(piece, _Element) or (*path, piece.name) != ("domain", "features"))
     for piece in pieces:

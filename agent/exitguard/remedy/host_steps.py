@@ -6,6 +6,7 @@ Nothing here restarts a guest or a host, and nothing is planned that an operator
 from collections.abc import Iterable
 from typing import TypeVar
 
+from exitguard.model.domain import OwnerKind
 from exitguard.model.finding import Finding, Verdict
 from exitguard.model.host import TargetKind
 from exitguard.model.kernel import KernelState
@@ -17,8 +18,9 @@ from exitguard.model.plan import (
     PinnedPackage,
     QemuPmuCapChange,
     Remedy,
+    SavingPerExit,
 )
-from exitguard.model.pmu import Tri
+from exitguard.model.pmu import LinkName, Tri
 from exitguard.policy.schema import KernelPin, Package, QemuPin
 from exitguard.remedy.looked_at import Decision, LookedAt
 from exitguard.remedy.saving import nothing, saved_by_guard, saved_by_pmu_off
@@ -67,6 +69,13 @@ def _kernel(looked: LookedAt, finding: Finding) -> Decision:
     if installed is not None and kernel.boots_next.value == pin.release:
         reason = f"the pinned {pin.release} is installed and boots next: the reboot is yours to choose"
         return looked.leave(subject, remedy, LeftAloneBecause.PENDING, reason)
+    if installed is not None:
+        # Chosen for one boot and not running: it may have failed that boot, and must not be sent into another by itself.
+        reason = (
+            f"the pinned {pin.release} is installed, and neither runs nor boots next: it may have failed its one boot. Find out why, then "
+            "choose it again by hand with playbooks/kernel_guard.yml"
+        )
+        return looked.leave(subject, remedy, LeftAloneBecause.NEEDS_REQUEST, reason)
     running = kernel.release.value
     return looked.step(
         subject,
@@ -88,9 +97,18 @@ def _kernel(looked: LookedAt, finding: Finding) -> Decision:
                 f"+  boots next: {pin.release}, once",
             )
         ),
-        savings=saved_by_guard(looked.rulebook.costs, looked.judged.host, looked.cpu, looked.mitigation_classes),
+        savings=_saved_by_the_guard(looked),
         reversible=False,
     )
+
+
+def _saved_by_the_guard(looked: LookedAt) -> tuple[SavingPerExit, ...]:
+    """Only of guests whose PMU is off in KVM: where there is none, the guard alone saves nothing."""
+    links = (link for domain in looked.judged.domains for link in domain.report.chain.links)
+    cleared = looked.judged.host.host_clears is Tri.YES or any(link.name is LinkName.PROPAGATED and link.holds is Tri.YES for link in links)
+    if not cleared:
+        return nothing("nothing by itself: no guest here is known to have its PMU off in KVM yet")
+    return saved_by_guard(looked.rulebook.costs, looked.judged.host, looked.cpu, looked.mitigation_classes)
 
 
 def _promote(looked: LookedAt) -> Decision:
@@ -141,6 +159,9 @@ def _qemu(looked: LookedAt, finding: Finding) -> Decision:
             "migration_checked: true beside the pin once every host that they migrate to is to be upgraded"
         )
         return looked.leave(subject, remedy, LeftAloneBecause.NEEDS_REQUEST, reason)
+    if looked.untouchable:
+        reason = f"guests that may not be touched would get this QEMU at their next start: {_named(looked.untouchable)}"
+        return looked.leave(subject, remedy, LeftAloneBecause.GUEST_WOULD_LOSE, reason)
     unread = [
         domain.name
         for domain in looked.judged.facts.domains
@@ -196,11 +217,14 @@ def _kvm(looked: LookedAt, finding: Finding) -> Decision:
         reason = f"{len(facts.unmanaged.value)} guests run outside libvirt: whether they use their PMU is not known"
         return looked.leave(subject, remedy, LeftAloneBecause.GUEST_WOULD_LOSE, reason)
     wanted = [domain.report.name for domain in looked.judged.domains if domain.given.asked_on is not Tri.NO]
-    if wanted:
-        reason = (
-            f"asked for their PMU, or may have: {', '.join(sorted(wanted)[:5])}{f' and {len(wanted) - 5} more' if len(wanted) > 5 else ''}"  # noqa: PLR2004 - a few names do
-        )
-        return looked.leave(subject, remedy, LeftAloneBecause.GUEST_WOULD_LOSE, reason)
+    strangers = [domain.name for domain in looked.judged.facts.domains if domain.owner.kind is OwnerKind.UNKNOWN]
+    for names, what in (
+        (wanted, "asked for their PMU, or may have"),
+        (looked.untouchable, "may not be touched"),
+        (strangers, "of an owner unknown"),
+    ):
+        if names:
+            return looked.leave(subject, remedy, LeftAloneBecause.GUEST_WOULD_LOSE, f"guests {what}: {_named(names)}")
     return looked.step(
         subject,
         KvmEnablePmuOffChange(),
@@ -220,6 +244,11 @@ def _kvm(looked: LookedAt, finding: Finding) -> Decision:
         savings=saved_by_pmu_off(looked.rulebook.costs, looked.judged.host, looked.cpu, looked.mitigation_classes),
         reversible=False,
     )
+
+
+def _named(names: Iterable[str], most: int = 5) -> str:
+    told = sorted(names)
+    return ", ".join(told[:most]) + (f" and {len(told) - most} more" if len(told) > most else "")
 
 
 def _kernel_basis(looked: LookedAt) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """Whether a planned step is still true, and whether it is in force, by facts that were gathered anew. Pure."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from exitguard.model.documents import FactsDocument
 from exitguard.model.domain import DomainFacts, OwnerKind
@@ -19,7 +20,7 @@ class StillTrue:
     not_due: dict[str, str]
 
 
-def still_true(steps: tuple[Step, ...], facts: FactsDocument, rulebook: Rulebook, *, undo: bool) -> StillTrue:
+def still_true(steps: tuple[Step, ...], facts: FactsDocument, rulebook: Rulebook, *, undo: bool, now: datetime | None = None) -> StillTrue:
     """Which of one host's steps are still what these facts call for. The steps of an undo are in no plan that goes forward."""
     if facts.host.maintenance is not None:
         return StillTrue((), {step.id: f"the host is in maintenance: {facts.host.maintenance}" for step in steps})
@@ -27,14 +28,22 @@ def still_true(steps: tuple[Step, ...], facts: FactsDocument, rulebook: Rulebook
     if undo:
         reasons = {step.id: _why_not_undone(step, domains) for step in steps}
     else:
-        fresh = plan_host(facts, rulebook)
-        again = {step.id for step in fresh.steps}
+        fresh = plan_host(facts, rulebook, now=now)
+        again = {step.id: step for step in fresh.steps}
         left = {(each.subject.id, each.remedy): each for each in fresh.left_alone}
-        reasons = {step.id: None if step.id in again else _why_not(step, facts, fresh.steps, left, domains) for step in steps}
+        reasons = {
+            step.id: None if _same(step, again.get(step.id)) else _why_not(step, facts, fresh.steps, left, domains) for step in steps
+        }
     return StillTrue(
         tuple(step.id for step in steps if reasons[step.id] is None),
         {step_id: reason for step_id, reason in reasons.items() if reason is not None},
     )
+
+
+def _same(planned: Step, fresh: Step | None) -> bool:
+    """Whether a step of now is the planned one in all that was shown and approved, but for what depends on whether the guest runs."""
+    told = {"why", "takes_effect", "savings"}
+    return fresh is not None and planned.model_dump(exclude=told) == fresh.model_dump(exclude=told)
 
 
 def why_blind(steps: tuple[Step, ...], facts: FactsDocument) -> str | None:

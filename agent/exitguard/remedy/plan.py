@@ -44,11 +44,14 @@ class Origins:
     inventory: str | None = None
 
 
-def plan_host(facts: FactsDocument, rulebook: Rulebook, *, inventory_name: str | None = None) -> HostPlan:
-    """What the policy's remedies would do on one host. Raises PlanError where a waiver of the rulebook is malformed."""
+def plan_host(facts: FactsDocument, rulebook: Rulebook, *, inventory_name: str | None = None, now: datetime | None = None) -> HostPlan:
+    """What the policy's remedies would do on one host. Raises PlanError where a waiver of the rulebook is malformed.
+
+    `now` is the time by the clock of whoever plans; without one, the time of the facts.
+    """
     refuse_bad_waivers(rulebook)
     judged, findings, _ = judge_facts(facts, rulebook)
-    looked = LookedAt(judged, findings, rulebook)
+    looked = LookedAt(judged, findings, rulebook, now or facts.observed_at)
     identity = facts.host.identity
     host = PlannedHost(id=identity.id, hostname=identity.hostname.value, inventory_name=inventory_name, facts_hash=facts.host_hash)
     decisions = [each for each in _decisions(looked) if each is not None]
@@ -81,7 +84,7 @@ def assemble(hosts: Iterable[HostPlan], rulebook: Rulebook, origins: Origins, *,
             inventory_hash=origins.inventory,
             hosts=tuple(each.host for each in planned),
         ),
-        pace=_pace([each.host for each in planned if each.steps], policy.remedies.rollout),
+        pace=_pace([each.host for each in planned if each.steps], [each.host for each in planned], policy.remedies.rollout),
         steps=tuple(step for each in planned for step in each.steps),
         left_alone=tuple(left for each in planned for left in each.left_alone),
     )
@@ -185,9 +188,9 @@ def _told(host: PlannedHost) -> str:
     return host.inventory_name or host.hostname or "a host without a name"
 
 
-def _pace(hosts: list[PlannedHost], rollout: Rollout) -> Pace:
+def _pace(hosts: list[PlannedHost], looked_at: list[PlannedHost], rollout: Rollout) -> Pace:
     return Pace(
-        waves=tuple(_waves(hosts, rollout)),
+        waves=tuple(_waves(hosts, looked_at, rollout)),
         max_hosts_in_flight=rollout.max_hosts_in_flight,
         failure_budget=rollout.failure_budget,
         step_timeout_seconds=rollout.step_timeout_seconds,
@@ -196,16 +199,18 @@ def _pace(hosts: list[PlannedHost], rollout: Rollout) -> Pace:
     )
 
 
-def _waves(hosts: list[PlannedHost], rollout: Rollout) -> Iterator[Wave]:
+def _waves(hosts: list[PlannedHost], looked_at: list[PlannedHost], rollout: Rollout) -> Iterator[Wave]:
     """The canary, then as many hosts as bring the whole to each percentage; hosts come in the order of their names."""
     if not hosts:
         return
     alone = all(host.inventory_name is None for host in hosts)  # the machine itself: no other host could go first
     named = set() if alone else set(rollout.canary)
     first = [host for host in hosts if named & {host.id, host.hostname, host.inventory_name}] if named else hosts[:1]
+    if not first and named & {name for host in looked_at for name in (host.id, host.hostname, host.inventory_name)}:
+        first = hosts[:1]  # the canary is done already, or has nothing to do: then another one goes first
     if not first:
         raise PlanError(
-            f"none of the canary hosts {', '.join(rollout.canary[:5])} has a step: a rollout without its canary is no rollout. Choose "
+            f"none of the canary hosts {', '.join(rollout.canary[:5])} is among these hosts: a rollout without its canary is none. Choose "
             "others under remedies.rollout.canary of the policy, or leave the key out for the first host by name."
         )
     yield Wave(name="canary", hosts=tuple(host.id for host in first))

@@ -121,6 +121,8 @@ def _next(plan: Plan, look: Look, named: str) -> Text:
         if not plan.left_alone:
             return look.own("No rule that names a remedy fails here. `exitguard audit` shows how this host stands.")
         return look.own("Whatever fails is left alone; below is why, and what would have to be otherwise.")
+    if plan.undoes is not None:
+        return look.own("The way back needs no approval and no window: the same `exitguard rollback` without --show goes it.")
     if plan.mode is Mode.REPORT:
         return look.own("Mode report: plans are shown, and none is carried out. That is remedies.mode of the policy.", DOUBT)
     commands = ["approve", "apply"] if plan.approval is Approval.REQUIRED else ["apply"]

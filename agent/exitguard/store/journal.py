@@ -199,8 +199,12 @@ class RunStore:
 
     def run_ids(self) -> tuple[str, ...]:
         """The ids of all runs, oldest first; none where no run was ever made."""
-        if not os.path.lexists(self._runs):
+        try:
+            self._runs.lstat()
+        except FileNotFoundError:
             return ()
+        except OSError as error:  # who may not look must not be told that there is nothing
+            raise explain_private(error, self._runs, _EXPECTED_RUN) from error
         check_private_directory(self._runs)
         try:
             return tuple(sorted(entry.name for entry in os.scandir(self._runs) if _is_run_id(entry.name)))

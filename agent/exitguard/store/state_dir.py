@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from exitguard.store.errors import StoreError, StoreOfAnother, explain_os
+from exitguard.store.private import open_regular
 
 DATABASE_NAME = "host.sqlite"
 HOST_ID_NAME = "host-id"
@@ -82,7 +83,7 @@ def read_host_id(state_dir: Path) -> str:
     """The host id of `state_dir`. Raises StoreError where there is none, or where the file holds anything else."""
     path = state_dir / HOST_ID_NAME
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:  # whoever owns the directory must not keep root waiting at a pipe
             content = file.read(_LIMIT_BYTES).decode("ascii", "replace").strip()
     except FileNotFoundError as error:
         raise StoreError(
