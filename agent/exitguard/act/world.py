@@ -86,9 +86,9 @@ class World:
 
     @property
     def _canary(self) -> tuple[str, ...]:
-        """The hosts that go first, where others follow."""
+        """The hosts that go first, where others follow; the way back has none."""
         waves = self.plan.pace.waves
-        return waves[0].hosts if len(waves) > 1 else ()
+        return waves[0].hosts if len(waves) > 1 and self.plan.undoes is None else ()
 
     def _all_in_force(self, host_id: str, facts: FactsDocument) -> bool:
         return all(in_force(step, facts) is Tri.YES for step in self._of_host[host_id])
