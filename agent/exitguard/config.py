@@ -20,8 +20,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from exitguard.policy.load import read_source
+from exitguard.policy.part import fault
 from exitguard.policy.problem import Problem, ProblemsError, bounded_problems
-from exitguard.policy.schema import fault
 from exitguard.policy.validation import shown, validate
 from exitguard.policy.yaml_source import SourceError, YamlSource, YamlValue
 

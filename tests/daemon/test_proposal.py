@@ -15,7 +15,7 @@ from exitguard.model.plan import Mode
 from exitguard.model.pmu import PmuElement
 from exitguard.policy.load import load_rulebook
 from exitguard.policy.problem import Problem
-from exitguard.policy.schema import Remedies
+from exitguard.policy.remedies import Remedies
 
 SHIPPED = load_rulebook()
 DUE = b.facts(b.domain(defined=b.definition()))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from exitguard.policy.load import PolicyError, load_rulebook
-from exitguard.policy.schema import Window
+from exitguard.policy.remedies import Window
 from exitguard.policy.window import closes_at, opens_at
 from exitguard.resources import policies_dir
 

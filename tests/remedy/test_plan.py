@@ -13,7 +13,8 @@ from exitguard.model.pmu import PmuElement
 from exitguard.model.record import seen, unseen
 from exitguard.policy.load import load_rulebook
 from exitguard.policy.problem import Problem
-from exitguard.policy.schema import KernelPin, Package, QemuPin, Remedies, Rollout, Rulebook, Waiver, WaiverScope, Window
+from exitguard.policy.remedies import KernelPin, Package, QemuPin, Remedies, Rollout, Window
+from exitguard.policy.schema import Rulebook, Waiver, WaiverScope
 from exitguard.remedy.plan import HostPlan, Origins, PlanError, assemble, plan_host
 
 SHIPPED = load_rulebook()

@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from exitguard.policy.schema import Costs, Kernels, Policy, PolicyPart, Qemus, Waivers
+from exitguard.policy.part import PolicyPart
+from exitguard.policy.schema import Costs, Kernels, Policy, Qemus, Waivers
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _MODELS: dict[str, type[PolicyPart]] = {"policy": Policy, "kernels": Kernels, "qemu": Qemus, "costs": Costs, "waivers": Waivers}

@@ -5,7 +5,8 @@ A lineage is the weakest evidence there is: what is known of a range of versions
 
 import re
 
-from exitguard.policy.schema import KernelLineage, Kernels, QemuLineage, Qemus, version_numbers
+from exitguard.policy.part import version_numbers
+from exitguard.policy.schema import KernelLineage, Kernels, QemuLineage, Qemus
 
 #: `uname -r` has at most 64 characters (__NEW_UTS_LEN, include/uapi/linux/utsname.h); a package text has about 40.
 LONGEST_TEXT = 200

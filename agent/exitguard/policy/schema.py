@@ -4,98 +4,32 @@ Files are read strictly (policy/load.py): text is text, `true` is true, and noth
 between two values is raised as `fault`, which names the value to blame, so that the operator gets its line.
 """
 
-import re
-from collections.abc import Iterable
 from enum import StrEnum
-from itertools import pairwise
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import ConfigDict, Field, model_validator
 
 from exitguard.model.finding import Severity, SubjectKind
 from exitguard.model.host import MitigationClass
 from exitguard.model.kernel import Body, KernelState
-from exitguard.model.plan import Approval, Mode, Remedy
+from exitguard.model.plan import Remedy
 from exitguard.model.time import UtcTime
+from exitguard.policy.part import (
+    BUILD_ID_PATTERN,
+    WAIVER_ID_PATTERN,
+    Identifier,
+    Line,
+    Pattern,
+    PolicyId,
+    PolicyPart,
+    Text,
+    Version,
+    fault,
+    refuse_empty_range,
+    refuse_repeats,
+)
 from exitguard.policy.problem import Problem
-from exitguard.policy.window import refuse_bad_window
-
-
-class PolicyPart(BaseModel):
-    """A piece of policy: frozen, and an unknown key is an error, since a misspelt rule must not silently do nothing."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-def fault(path: tuple[str | int, ...], message: str) -> PydanticCustomError:
-    """The error of a validator that sees more than one value: `path` leads from there to the value to blame."""
-    return PydanticCustomError("fault", "{message}", {"message": message, "path": path})
-
-
-def _refuse_repeats(field: str, key: str, values: Iterable[str]) -> None:
-    first: dict[str, int] = {}
-    for index, value in enumerate(values):
-        if value in first:
-            raise fault((field, index, key), f"expected a {key} of its own, found {value!r}, which is taken by {field}[{first[value]}]")
-        first[value] = index
-
-
-def _pattern(text: str) -> str:
-    try:
-        re.compile(text, re.ASCII)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"{text!r} is not a regular expression: {error}") from None
-    return text
-
-
-def _refuse_empty_range(since: str | None, before: str | None) -> None:
-    if since is not None and before is not None and version_numbers(since) >= version_numbers(before):
-        raise fault(("before",), f"expected a version later than since ({since!r}), found {before!r}")
-
-
-def version_numbers(version: str) -> tuple[int, ...]:
-    """A `Version` as numbers to compare, zeros at the end removed: 6.9 and 6.9.0 are the same."""
-    numbers = [int(part) for part in version.split(".")]
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)
-
-
-_VERSION = r"^[0-9]{1,9}(\.[0-9]{1,9}){0,3}$"
-_IDENTIFIER = r"^[A-Z][A-Z0-9]*(-[A-Z0-9]+)+$"
-_POLICY_ID = r"^[a-z][a-z0-9-]*(\+[a-z][a-z0-9-]*)*$"
-_LINE = r"^[^\x00-\x1f\x7f-\x9f]+$"
-_BUILD_ID = r"^[0-9a-f]{16,64}$"
-_WAIVER_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-_CRON = r"^[0-9A-Za-z*,/-]+( [0-9A-Za-z*,/-]+){4}$"
-_TIME_ZONE = r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+){0,2}$"
-_PACKAGE = r"^[A-Za-z0-9][A-Za-z0-9+._-]*$"  # deb-src-control(5), and what rpm allows in a name
-_PACKAGE_VERSION = r"^[A-Za-z0-9][A-Za-z0-9.+:~^-]*$"  # deb-version(7); rpm's [epoch:]version-release
-_RELEASE = r"^[A-Za-z0-9][A-Za-z0-9.+~_-]*$"
-_ALL_HOSTS = 100
-
-#: The patterns above in an operator's words.
-PATTERN_WORDS = {
-    _VERSION: "a version in quotes, such as '6.9'",
-    _IDENTIFIER: "capital letters and digits in words joined by '-', such as HOST-KERNEL-GUARD",
-    _POLICY_ID: "small letters, digits and '-', such as pmu-off",
-    _LINE: "one line of text without control characters",
-    _BUILD_ID: "a build-id of 16 to 64 small hexadecimal digits",
-    _WAIVER_ID: "letters, digits, '.', '_' and '-', such as CHG-1234",
-    _CRON: "cron's five fields, such as '0 2 * * sat'",
-    _TIME_ZONE: "a time zone's name, such as Europe/Berlin",
-    _PACKAGE: "a package's name, such as linux-image-amd64",
-    _PACKAGE_VERSION: "a package's full version, such as 6.1.0-56 or 2:1.0-1+deb12u1",
-    _RELEASE: "a kernel release, such as 6.1.0-56-amd64",
-}
-
-Pattern = Annotated[str, Field(max_length=500), AfterValidator(_pattern)]
-Version = Annotated[str, Field(pattern=_VERSION, description="dotted numbers in quotes, for example '6.9'")]
-Identifier = Annotated[str, Field(pattern=_IDENTIFIER, max_length=64)]
-PolicyId = Annotated[str, Field(pattern=_POLICY_ID, max_length=200)]
-Text = Annotated[str, Field(min_length=1, max_length=4000)]
-Line = Annotated[str, Field(min_length=1, max_length=200, pattern=_LINE)]
+from exitguard.policy.remedies import Remedies
 
 
 class Provenance(StrEnum):
@@ -186,114 +120,6 @@ class Scope(PolicyPart):
     admit_tcg: bool = Field(default=False, description="judge TCG (type='qemu') domains as if they were KVM's; for tests and labs")
 
 
-class Window(PolicyPart):
-    """A maintenance window that comes again: steps begin only inside one."""
-
-    start: str = Field(pattern=_CRON, max_length=100, description="when it opens, as cron's five fields: minute hour day month weekday")
-    duration_minutes: int = Field(ge=5, le=7 * 24 * 60)
-    time_zone: str = Field(
-        default="UTC", pattern=_TIME_ZONE, max_length=64, description="a name of the IANA database, such as Europe/Berlin"
-    )
-
-    @model_validator(mode="after")
-    def _opens(self) -> Self:
-        try:
-            refuse_bad_window(self.start, self.time_zone)
-        except ValueError as error:
-            raise fault(("start",), str(error)) from None
-        return self
-
-
-class Package(PolicyPart):
-    """A package in exactly one version, as the package manager names both."""
-
-    name: str = Field(pattern=_PACKAGE, max_length=128)
-    version: str = Field(pattern=_PACKAGE_VERSION, max_length=128)
-
-
-class KernelPin(PolicyPart):
-    """The kernel that hosts of one distribution are to run. A package that does not hold a guarded or equivalent kernel is refused."""
-
-    distribution: Line = Field(description="ID of os-release(5), such as debian")
-    distribution_version: Line = Field(description="VERSION_ID of os-release(5), such as '12'")
-    release: str = Field(pattern=_RELEASE, max_length=128, description="what `uname -r` says of that kernel")
-    packages: tuple[Package, ...] = Field(min_length=1, max_length=16)
-
-
-class QemuPin(PolicyPart):
-    """The QEMU that hosts of one distribution are to have."""
-
-    distribution: Line = Field(description="ID of os-release(5), such as debian")
-    distribution_version: Line = Field(description="VERSION_ID of os-release(5), such as '12'")
-    packages: tuple[Package, ...] = Field(min_length=1, max_length=32)
-    migration_checked: bool = Field(
-        default=False,
-        description="the operator's word that every host to which these guests migrate gets a QEMU that treats pmu=off alike: else a "
-        "migration would switch the PMU of a running guest",
-    )
-
-
-class Rollout(PolicyPart):
-    """How a plan goes over many hosts: a canary first, then ever larger parts."""
-
-    canary: tuple[Line, ...] = Field(
-        default=(), max_length=64, description="host ids or exact host names that go first; empty: one host, by name"
-    )
-    percentages: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
-        default=(5, 25, 100),
-        min_length=1,
-        max_length=16,
-        description="how much of the hosts is done after each wave that follows the canary",
-    )
-    max_hosts_in_flight: int = Field(default=20, ge=1, le=500)
-    failure_budget: int = Field(default=0, ge=0, le=1000, description="how many hosts may fail before everything stops")
-    step_timeout_seconds: int = Field(default=300, ge=10, le=7200, description="how long one playbook may take on a host")
-    pause_between_waves_seconds: int = Field(default=0, ge=0, le=7 * 24 * 3600)
-    automatic_rollback: bool = Field(
-        default=False, description="undo what a host that fails its check afterwards had changed, where that disturbs nobody and is exact"
-    )
-
-    @model_validator(mode="after")
-    def _rising_to_all(self) -> Self:
-        for index, (earlier, later) in enumerate(pairwise(self.percentages), start=1):
-            if later <= earlier:
-                raise fault(("percentages", index), f"expected more than the {earlier} before it, found {later}")
-        if self.percentages[-1] != _ALL_HOSTS:
-            raise fault(
-                ("percentages", len(self.percentages) - 1), f"expected 100, so that every host has a wave, found {self.percentages[-1]}"
-            )
-        return self
-
-
-class Remedies(PolicyPart):
-    """What may be done about failures, how, and after whose word."""
-
-    mode: Mode = Field(
-        default=Mode.OPPORTUNISTIC,
-        description="report: nothing; opportunistic: only what disturbs nobody, in force when a guest's owner restarts it; windowed: "
-        "inside a maintenance window only",
-    )
-    approval: Approval = Field(default=Approval.REQUIRED, description="whether a person has to name a plan's hash before it is carried out")
-    allowed: tuple[Remedy, ...] = Field(default=(Remedy.DOMAIN_PMU_OFF,), description="the remedies that may be planned")
-    windows: tuple[Window, ...] = Field(default=(), max_length=64)
-    rollout: Rollout = Rollout()
-    kernels: tuple[KernelPin, ...] = Field(default=(), max_length=64)
-    qemus: tuple[QemuPin, ...] = Field(default=(), max_length=64)
-    opted_out_guests_stay_away: bool = Field(
-        default=False,
-        description="the operator's word that no guest whose owner asked for a PMU is placed on or migrated to these hosts: "
-        "kvm_enable_pmu_off would take it away silently",
-    )
-
-    @model_validator(mode="after")
-    def _makes_sense(self) -> Self:
-        if self.mode is Mode.WINDOWED and not self.windows:
-            raise fault(("windows",), "expected at least one window: mode windowed acts inside windows only")
-        for field, pins in (("kernels", self.kernels), ("qemus", self.qemus)):
-            _refuse_repeats(field, "distribution_version", (f"{pin.distribution} {pin.distribution_version}" for pin in pins))
-        return self
-
-
 class Policy(PolicyPart):
     """A policy file: what should be, rule by rule."""
 
@@ -308,7 +134,7 @@ class Policy(PolicyPart):
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
-        _refuse_repeats("rules", "id", (rule.id for rule in self.rules))
+        refuse_repeats("rules", "id", (rule.id for rule in self.rules))
         return self
 
 
@@ -329,7 +155,7 @@ class KernelLineage(PolicyPart):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
-        _refuse_empty_range(self.since, self.before)
+        refuse_empty_range(self.since, self.before)
         _refuse_body_without_call(self.state, self.body)
         return self
 
@@ -337,7 +163,7 @@ class KernelLineage(PolicyPart):
 class BuildVerdict(PolicyPart):
     """A kernel build that was decided once, by file; hosts recognise it by build-id."""
 
-    build_id: str = Field(pattern=_BUILD_ID)
+    build_id: str = Field(pattern=BUILD_ID_PATTERN)
     release: Line
     state: KernelState
     body: Body | None = None
@@ -397,8 +223,8 @@ class Kernels(PolicyPart):
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
-        _refuse_repeats("lineages", "id", (lineage.id for lineage in self.lineages))
-        _refuse_repeats("builds", "build_id", (build.build_id for build in self.builds))
+        refuse_repeats("lineages", "id", (lineage.id for lineage in self.lineages))
+        refuse_repeats("builds", "build_id", (build.build_id for build in self.builds))
         return self
 
 
@@ -417,7 +243,7 @@ class QemuLineage(PolicyPart):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
-        _refuse_empty_range(self.since, self.before)
+        refuse_empty_range(self.since, self.before)
         return self
 
 
@@ -430,7 +256,7 @@ class Qemus(PolicyPart):
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
-        _refuse_repeats("lineages", "id", (lineage.id for lineage in self.lineages))
+        refuse_repeats("lineages", "id", (lineage.id for lineage in self.lineages))
         return self
 
 
@@ -490,7 +316,7 @@ class Costs(PolicyPart):
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
-        _refuse_repeats("costs", "id", (cost.id for cost in self.costs))
+        refuse_repeats("costs", "id", (cost.id for cost in self.costs))
         return self
 
 
@@ -512,7 +338,7 @@ class WaiverScope(PolicyPart):
 class Waiver(PolicyPart):
     """A failing finding that somebody has answered for, until a date."""
 
-    id: str = Field(pattern=_WAIVER_ID, max_length=64)
+    id: str = Field(pattern=WAIVER_ID_PATTERN, max_length=64)
     rules: tuple[Identifier, ...] = Field(min_length=1)
     scope: WaiverScope
     justification: Annotated[Text, Field(min_length=10)]

@@ -8,8 +8,8 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from exitguard.policy.part import PATTERN_WORDS
 from exitguard.policy.problem import Problem, bounded_problems
-from exitguard.policy.schema import PATTERN_WORDS
 from exitguard.policy.yaml_source import SourceError, YamlPath, YamlSource, YamlValue
 
 M = TypeVar("M", bound=BaseModel)

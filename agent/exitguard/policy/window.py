@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from apscheduler.triggers.cron import CronTrigger
 
-    from exitguard.policy.schema import Window
+    from exitguard.policy.remedies import Window
 
 
 @lru_cache(maxsize=64)

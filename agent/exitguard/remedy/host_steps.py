@@ -21,7 +21,7 @@ from exitguard.model.plan import (
     SavingPerExit,
 )
 from exitguard.model.pmu import LinkName, Tri
-from exitguard.policy.schema import KernelPin, Package, QemuPin
+from exitguard.policy.remedies import KernelPin, Package, QemuPin
 from exitguard.remedy.looked_at import Decision, LookedAt
 from exitguard.remedy.saving import nothing, saved_by_guard, saved_by_pmu_off
 

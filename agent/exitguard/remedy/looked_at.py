@@ -9,7 +9,8 @@ from exitguard.model.canonical import record_hash
 from exitguard.model.finding import Finding, Subject, SubjectKind
 from exitguard.model.host import Cpu, HostFacts, MitigationClass
 from exitguard.model.plan import Change, Disruption, LeftAlone, LeftAloneBecause, Remedy, SavingPerExit, Step, step_id
-from exitguard.policy.schema import Remedies, Rulebook, Waiver
+from exitguard.policy.remedies import Remedies
+from exitguard.policy.schema import Rulebook, Waiver
 from exitguard.policy.waiver import protects
 
 #: What comes of one subject and one remedy: a step, a reason for none, or nothing to say.
@@ -24,7 +25,7 @@ class LookedAt:
     findings: tuple[Finding, ...]
     rulebook: Rulebook
     #: By the clock of whoever plans; the facts have the host's.
-    now: datetime
+    planned_at: datetime
 
     @property
     def facts(self) -> HostFacts:
@@ -50,7 +51,7 @@ class LookedAt:
     def _waivers(self) -> tuple[Waiver, ...]:
         """Those for rules about domains that are in force by the host's clock or by that of whoever plans: either protects."""
         rules = {rule.id for rule in self.rulebook.policy.rules if rule.subject is SubjectKind.DOMAIN}
-        times = (self.judged.facts.observed_at, self.now)
+        times = (self.judged.facts.observed_at, self.planned_at)
         return tuple(
             waiver
             for waiver in self.rulebook.waivers

@@ -14,7 +14,8 @@ from exitguard.model.canonical import record_hash
 from exitguard.model.documents import FactsDocument
 from exitguard.model.finding import Finding, SubjectKind, Verdict
 from exitguard.model.plan import LeftAlone, LeftAloneBecause, Pace, Plan, PlanInputs, PlannedHost, Remedy, Step, Wave
-from exitguard.policy.schema import Check, Rollout, Rule, Rulebook
+from exitguard.policy.remedies import Rollout
+from exitguard.policy.schema import Check, Rule, Rulebook
 from exitguard.remedy.domain_step import decide_domain
 from exitguard.remedy.host_steps import decide_host
 from exitguard.remedy.looked_at import Decision, LookedAt
