@@ -31,9 +31,10 @@ checked=(--build-constraints "$requirements/build.txt" --require-build-hashes)
 "${install[@]}" --require-hashes "${checked[@]}" --requirements "$requirements/host.txt"
 "${install[@]}" "${checked[@]}" .
 
-# Of the commands only exitguard's own: the others are their packages' and no part of this one's promise.
-find "$environment/bin" -type f ! -name exitguard -delete
-sed -i "1s|.*|#!/opt/exitguard/bin/python -IB|" "$environment/bin/exitguard"
+# Of the commands only exitguard's own, and the one that it carries remedies out with: the others are their packages' and no part of
+# this one's promise.
+find "$environment/bin" -type f ! -name exitguard ! -name ansible-playbook -delete
+sed -i "1s|.*|#!/opt/exitguard/bin/python -IB|" "$environment/bin/exitguard" "$environment/bin/ansible-playbook"
 # What an installer notes for itself: where a file came from, and hashes from before the stripping. Without a RECORD no other
 # installer takes these packages away from dpkg.
 find "$environment" -type f \( -path '*.dist-info/RECORD' -o -path '*.dist-info/direct_url.json' -o -path '*.dist-info/uv_*' \

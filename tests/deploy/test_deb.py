@@ -110,7 +110,7 @@ def test_no_installer_left_anything(unpacked: Path) -> None:
     names = {Path(path).name for path in packaged(unpacked) if path.startswith("/opt/")}
     assert {name for name in names if name in leftovers or name.startswith(prefixes)} == set()
     commands = {path.name for path in (unpacked / "opt/exitguard/bin").iterdir()}
-    assert {name for name in commands if not name.startswith("python")} == {"exitguard"}
+    assert {name for name in commands if not name.startswith("python")} == {"exitguard", "ansible-playbook"}
     assert (unpacked / "opt/exitguard/bin/exitguard").read_text().splitlines()[0] == "#!/opt/exitguard/bin/python -IB"
 
 

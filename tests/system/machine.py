@@ -106,6 +106,27 @@ class Machine:
         self._wait_for_state("running")
         self.wait_until("the machine answers after its sleep", lambda: self._is_reachable(10))
 
+    def write_kernel_memory(self, address: int, data: bytes) -> None:
+        """Write where a symbol of /proc/kallsyms lies, as a debugger would; the machine stands still meanwhile. Raises MachineError."""
+        assert self._monitor is not None
+        place = self._folder / "debugger"
+        self._monitor.execute("human-monitor-command", {"command-line": f"gdbserver unix:{place},server=on,wait=off"})
+        # GDB's remote serial protocol. It may be told first that the machine was stopped for it: that is no answer.
+        command = f"M{address:x},{len(data):x}:{data.hex()}"
+        answer = b""
+        try:
+            with socket.socket(socket.AF_UNIX) as debugger:
+                debugger.settimeout(_MONITOR_LIMIT_SECONDS)
+                debugger.connect(str(place))
+                debugger.sendall(f"${command}#{sum(command.encode()) % 256:02x}".encode())
+                while not (ended := re.search(rb"\$(OK|E..)#", answer)) and (received := debugger.recv(4096)):
+                    answer += received
+        finally:
+            self._monitor.execute("human-monitor-command", {"command-line": "gdbserver none"})
+            self._monitor.execute("cont")
+        if ended is None or ended[1] != b"OK":
+            raise self.failure(f"QEMU's debugger answered {command} with {answer!r}")
+
     # --- from inside ------------------------------------------------------------------------------------------------------------
 
     def run(self, command: str, *, timeout: float = 120, stdin: bytes | None = None) -> "subprocess.CompletedProcess[str]":

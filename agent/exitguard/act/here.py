@@ -62,7 +62,7 @@ def apply_here(setup: Setup, now: datetime) -> Outcome:
         run_id, ending = apply_plan(plan, setup, now=now)
     except WaitsForApproval as error:
         kept = save_plan(plan, setup.remedy_dir / "plans")
-        raise WaitsForApproval(f"{error} The plan: {kept}") from error
+        raise WaitsForApproval(f"the plan {kept} waits for its approval: `exitguard approve {kept}`. ({error})") from error
     return Outcome(run_id, ending, plan)
 
 

@@ -198,6 +198,7 @@ class Auditor:
             # What the old libvirt does not answer says nothing of the new one.
             self._runs, self._blocked, self._blocked_counters = {}, BlockedCalls(), BlockedCalls()
         self.request, self.rulebook, self.retention = request, rulebook, retention
+        self._proposals = Proposals()  # what the policy allows may be another thing now
         self.standing = None
 
     def close(self) -> None:
