@@ -28,7 +28,7 @@ from exitguard.act.ansible_process.run_files import RunFiles, make_run_files, un
 from exitguard.act.ansible_results import Ended, Hearing, HostOutcome, HostResult, PlaybookResult
 from exitguard.model.canonical import JsonValue
 
-__all__ = ["AnsibleError", "HostOutcome", "HostResult", "PlaybookResult", "PlaybookRun", "end_leftovers", "run_playbook"]
+__all__ = ["AnsibleError", "HostOutcome", "HostResult", "PlaybookResult", "PlaybookRun", "end_leftovers", "require_ansible", "run_playbook"]
 
 _MODULE = "exitguard.act.ansible_process"
 _PROGRAM = "ansible-playbook"
@@ -104,6 +104,11 @@ def run_playbook(
         if ended == "timed_out" and not reason:
             reason = f"not done within {run.timeout_seconds:g} s: Ansible was ended"
         return hearing.result(ended, reason)
+
+
+def require_ansible() -> None:
+    """Raise AnsibleError where no playbook could be run: before an approval is spent on one."""
+    _program()
 
 
 def end_leftovers(directory: Path) -> int:

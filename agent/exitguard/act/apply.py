@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from exitguard.act.ansible import end_leftovers, require_ansible
 from exitguard.act.approval import ApprovalError, find_approval, spend_approval
 from exitguard.act.conduct import Ending, Surroundings, conduct, remembered, replay
 from exitguard.act.observe import Here, Inventory, Observer
@@ -129,6 +130,7 @@ def apply_plan(plan: Plan, setup: Setup, *, now: datetime) -> tuple[str, Ending]
     refuse_closed(plan, setup.rulebook, now)
     if not plan.steps:
         raise NotApplied("the plan has no steps: there is nothing to do.")
+    require_ansible()
     store = RunStore(setup.remedy_dir / "runs")
     refuse_unfinished(store)
     if _needs_approval(plan):
@@ -233,8 +235,6 @@ def _spend_approval(journal: RunJournal, setup: Setup) -> None:
 
 def _conduct(journal: RunJournal, setup: Setup, *, closed: str | None = None) -> Ending:
     """Go on with a run; with `closed`, a reason why nothing may begin, only look at what was under way."""
-    from exitguard.act.ansible import end_leftovers
-
     if _needs_approval(journal.plan):
         _spend_approval(journal, setup)
     end_leftovers(journal.ansible_dir)  # of a process that ended in the middle: two of them must never work at once
