@@ -72,7 +72,7 @@ def refuse_other_origins(plan: Plan, setup: Setup) -> None:
     """Raises NotApplied for a plan that was edited, or that was made from something else than it would be carried out with."""
     if record_hash(plan.content()) != plan.hash:
         raise NotApplied(f"the plan does not have the hash {plan.hash} that it names: it was edited or damaged. Make a new plan.")
-    _refuse_forged(plan, setup)
+    _refuse_forged_steps(plan)
     now = {
         "policy": (plan.inputs.policy_hash, policy_hash(setup.rulebook)),
         "waivers": (plan.inputs.waivers_hash, waivers_hash(setup.rulebook)),
@@ -81,6 +81,7 @@ def refuse_other_origins(plan: Plan, setup: Setup) -> None:
     }
     changed = [what for what, (then, current) in now.items() if then != current]
     if not changed:
+        _refuse_forged_words(plan, setup)  # under another policy they would differ without anybody's edit
         return
     if changed == ["inventory"] and plan.inputs.inventory_hash is None:
         raise NotApplied("the plan was made for this machine itself: leave out --inventory.")
@@ -92,13 +93,17 @@ def refuse_other_origins(plan: Plan, setup: Setup) -> None:
     )
 
 
-def _refuse_forged(plan: Plan, setup: Setup) -> None:
-    """Raises NotApplied where the plan says of itself what the policy decides, or a step is not what its id says."""
+def _refuse_forged_steps(plan: Plan) -> None:
+    """Raises NotApplied where a step is not what its id says."""
     hosts = {host.id for host in plan.inputs.hosts}
     for step in plan.steps:
         about = step.change.uuid if isinstance(step.change, DomainPmuChange) else step.host_id
         if step.id != step_id(step.host_id, step.change, step.basis) or step.subject.id != about or step.host_id not in hosts:
             raise NotApplied(f"step {step.id} about {step.subject.name} is not what its id says: the plan was edited. Make a new plan.")
+
+
+def _refuse_forged_words(plan: Plan, setup: Setup) -> None:
+    """Raises NotApplied where the plan says of itself what the policy, which is the one that it was made from, decides otherwise."""
     if plan.undoes is not None:
         return  # made by plan_back from a journal of ours, and never read from a file that an operator gives
     remedies = setup.rulebook.policy.remedies
