@@ -103,7 +103,7 @@ def proposed(web: Web) -> Proposed:
 
 def test_what_the_daemon_finds_is_planned_and_waits_for_approval(web: Web, proposed: Proposed) -> None:
     assert (proposed.ended.state, proposed.ended.result, proposed.ended.code) == ("inactive", "success", 3), proposed.ended.said
-    assert f"The plan: {proposed.plan}" in proposed.ended.said
+    assert f"the plan {proposed.plan}" in proposed.ended.said
     assert web.machine.output(f"stat --format '%a %U' {proposed.plan}").split() == ["600", "root"]
     assert WEB_UUID in web.machine.output(f"cat {proposed.plan}")
     assert web.unit.files("runs") == []
