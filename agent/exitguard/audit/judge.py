@@ -10,7 +10,7 @@ from exitguard.audit.pmu import clears_enable_pmu
 from exitguard.audit.rules import Judged, check_rule, finding, kernel_evidence
 from exitguard.model.documents import AuditReport, DomainUpdate, FactsDocument, HostReport, KernelReport, Summary
 from exitguard.model.evidence import Evidence
-from exitguard.model.finding import Finding, Subject, SubjectKind, Verdict, exit_code
+from exitguard.model.finding import OF_A_CLOUD, Finding, Subject, SubjectKind, Verdict, exit_code
 from exitguard.model.kernel import KernelStatement, KernelVerdict
 from exitguard.model.pmu import ChainState, Tri
 from exitguard.model.time import format_rfc3339
@@ -76,7 +76,7 @@ def judge_again(facts: FactsDocument, rulebook: Rulebook, uuids: frozenset[str])
 
 def _check_rules(rules: Iterable[Rule], judged: Judged, rulebook: Rulebook) -> tuple[tuple[Finding, ...], WaiverUse]:
     identity = judged.facts.host.identity
-    findings = tuple(each for rule in rules for each in check_rule(rule, judged))
+    findings = tuple(each for rule in rules if rule.subject not in OF_A_CLOUD for each in check_rule(rule, judged))
     return apply_waivers(findings, rulebook.waivers, host_id=identity.id, hostname=identity.hostname.value, now=judged.facts.observed_at)
 
 

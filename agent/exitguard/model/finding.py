@@ -29,10 +29,18 @@ class SubjectKind(StrEnum):
     HOST = "host"
     DOMAIN = "domain"
     POLICY = "policy"
+    CLOUD = "cloud"
+    FLAVOR = "flavor"
+    IMAGE = "image"
+    INSTANCE = "instance"
+
+
+#: What a cloud's API shows; all else is seen on a host.
+OF_A_CLOUD = frozenset({SubjectKind.CLOUD, SubjectKind.FLAVOR, SubjectKind.IMAGE, SubjectKind.INSTANCE})
 
 
 class Subject(Record):
-    """Whom a finding is about: a host id, a domain uuid, or a waiver id."""
+    """Whom a finding is about: the id of a host, waiver, cloud, flavor or image, or the uuid of a domain or instance."""
 
     kind: SubjectKind
     id: str

@@ -26,6 +26,7 @@ class Remedy(StrEnum):
     QEMU_PMU_CAP = "qemu_pmu_cap"
     KVM_ENABLE_PMU_OFF = "kvm_enable_pmu_off"
     NOVA_FLAVOR_DEFAULT = "nova_flavor_default"
+    NOVA_IMAGE_DEFAULT = "nova_image_default"
     NOVA_INSTANCE_PMU_OFF = "nova_instance_pmu_off"
 
 
@@ -91,7 +92,56 @@ class KvmEnablePmuOffChange(Record):
     remedy: Literal[Remedy.KVM_ENABLE_PMU_OFF] = Remedy.KVM_ENABLE_PMU_OFF
 
 
-Change = Annotated[DomainPmuChange | KernelGuardChange | QemuPmuCapChange | KvmEnablePmuOffChange, Field(discriminator="remedy")]
+class NovaFlavorChange(Record):
+    """`hw:pmu` of a flavor's extra specs; "" is silent. Existing instances keep their own copy."""
+
+    remedy: Literal[Remedy.NOVA_FLAVOR_DEFAULT] = Remedy.NOVA_FLAVOR_DEFAULT
+    flavor_id: str
+    before: str = ""
+    after: str = "false"
+
+
+class NovaImageChange(Record):
+    """`hw_pmu` of an image's properties; "" is silent. Existing instances keep their own copy."""
+
+    remedy: Literal[Remedy.NOVA_IMAGE_DEFAULT] = Remedy.NOVA_IMAGE_DEFAULT
+    image_id: str
+    before: str = ""
+    after: str = "false"
+
+
+class NovaInstanceChange(Record):
+    """`hw_pmu=false` among the stored image properties of a stopped instance. Nova knows no way to unset it."""
+
+    remedy: Literal[Remedy.NOVA_INSTANCE_PMU_OFF] = Remedy.NOVA_INSTANCE_PMU_OFF
+    uuid: str
+    #: The image that the instance has; None for one that boots from a volume.
+    image: str | None
+
+
+Change = Annotated[
+    DomainPmuChange
+    | KernelGuardChange
+    | QemuPmuCapChange
+    | KvmEnablePmuOffChange
+    | NovaFlavorChange
+    | NovaImageChange
+    | NovaInstanceChange,
+    Field(discriminator="remedy"),
+]
+
+
+def change_subject(change: Change) -> str:
+    """What a playbook calls the subject of a change in its results: a uuid, the id of a flavor or image, or `host`."""
+    match change:
+        case DomainPmuChange() | NovaInstanceChange():
+            return change.uuid
+        case NovaFlavorChange():
+            return change.flavor_id
+        case NovaImageChange():
+            return change.image_id
+        case _:
+            return "host"
 
 
 class SavingPerExit(Record):
@@ -156,6 +206,8 @@ class LeftAloneBecause(StrEnum):
     GUEST_WOULD_LOSE = "guest_would_lose"  # a guest that asked for the PMU is there, or may arrive
     MAINTENANCE = "maintenance"
     NOT_REACHABLE = "not_reachable"  # not from here: a remote target, a file tree, a transient domain
+    NOT_STOPPED = "not_stopped"  # it can be set while its owner has the instance stopped, and that is not now
+    WOULD_CONFLICT = "would_conflict"  # flavor and image would contradict each other, and the next start would fail
     PENDING = "pending"  # done already, and waits for a restart of somebody else's choosing
     NO_REMEDY = "no_remedy"  # no remedy is named for the rule, or this version has none
 
@@ -172,13 +224,15 @@ class LeftAlone(Record):
 
 
 class PlannedHost(Record):
-    """A host that the plan has looked at."""
+    """A host that the plan has looked at, or a cloud, which is dealt with as one."""
 
     id: str
     hostname: str | None
     #: Its name in the inventory; None for the machine that the plan was made on.
     inventory_name: str | None
     facts_hash: str
+    #: Of a cloud: its name in clouds.yaml.
+    cloud: str | None = None
 
 
 class PlanInputs(Record):

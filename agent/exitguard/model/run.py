@@ -49,11 +49,11 @@ class StepOutcome(StrEnum):
 class Undo(Record):
     """What an undo needs to know of what was there before. No secret is in it."""
 
-    #: What `<pmu>` said: on, off or absent.
+    #: What `<pmu>` said: on, off or absent; of a flavor or image the property's text, "" where it was silent.
     element: str
-    #: sha256 of the definition without its secrets, before and after the change.
-    definition_before: str
-    definition_after: str
+    #: sha256 of the definition without its secrets, before and after the change; None for a flavor or image.
+    definition_before: str | None = None
+    definition_after: str | None = None
 
 
 class RunEvent(Record):

@@ -20,6 +20,7 @@ from exitguard.policy.part import (
 from exitguard.policy.window import refuse_bad_window
 
 _ALL_HOSTS = 100
+ALL_NAMES = "*"
 
 
 class Window(PolicyPart):
@@ -71,6 +72,28 @@ class QemuPin(PolicyPart):
     )
 
 
+class NovaRemedies(PolicyPart):
+    """What may be changed in an OpenStack cloud, and with which command."""
+
+    flavors: tuple[Line, ...] = Field(
+        default=(ALL_NAMES,), max_length=10_000, description="names or ids of the flavors that may get hw:pmu=false; '*' stands for all"
+    )
+    images: tuple[Line, ...] = Field(
+        default=(), max_length=10_000, description="names or ids of images that may get hw_pmu=false; '*' stands for all public ones"
+    )
+    refused_boots_accepted: bool = Field(
+        default=False,
+        description="the operator's word that new instances may be refused whose image asks for a PMU and whose flavor would say no, or "
+        "the other way round",
+    )
+    nova_manage: tuple[Line, ...] = Field(
+        default=("nova-manage",),
+        min_length=1,
+        max_length=64,
+        description="the command that changes stored image properties, word by word, such as [docker, exec, nova_api, nova-manage]",
+    )
+
+
 class Rollout(PolicyPart):
     """How a plan goes over many hosts: a canary first, then ever larger parts."""
 
@@ -117,6 +140,7 @@ class Remedies(PolicyPart):
     rollout: Rollout = Rollout()
     kernels: tuple[KernelPin, ...] = Field(default=(), max_length=64)
     qemus: tuple[QemuPin, ...] = Field(default=(), max_length=64)
+    nova: NovaRemedies = NovaRemedies()
     opted_out_guests_stay_away: bool = Field(
         default=False,
         description="the operator's word that no guest whose owner asked for a PMU is placed on or migrated to these hosts: "

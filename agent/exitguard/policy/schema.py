@@ -42,7 +42,7 @@ class Provenance(StrEnum):
 
 
 class Check(StrEnum):
-    """The checks that a rule can name; audit/rules.py holds one function for each."""
+    """The checks that a rule can name; audit/rules.py and, of a cloud, audit/cloud_rules.py hold one function for each."""
 
     KERNEL_GUARD = "kernel_guard"
     KERNEL_REBOOT = "kernel_reboot"
@@ -54,6 +54,13 @@ class Check(StrEnum):
     PMU_EFFECTIVE = "pmu_effective"
     OPT_OUT_HONOURED = "opt_out_honoured"
     NOVA_DEFAULT_OFF = "nova_default_off"
+    NOVA_SOURCES = "nova_sources"
+    NOVA_FLAVOR_SILENT = "nova_flavor_silent"
+    NOVA_IMAGE_SILENT = "nova_image_silent"
+    NOVA_CATALOG_CONFLICT = "nova_catalog_conflict"
+    NOVA_INSTANCE_CONFLICT = "nova_instance_conflict"
+    NOVA_INSTANCE_DRIFT = "nova_instance_drift"
+    NOVA_INSTANCE_PMU = "nova_instance_pmu"
     WAIVERS = "waivers"
 
 
@@ -69,6 +76,13 @@ SUBJECT_OF: dict[Check, SubjectKind] = {
     Check.PMU_EFFECTIVE: SubjectKind.DOMAIN,
     Check.OPT_OUT_HONOURED: SubjectKind.DOMAIN,
     Check.NOVA_DEFAULT_OFF: SubjectKind.HOST,
+    Check.NOVA_SOURCES: SubjectKind.CLOUD,
+    Check.NOVA_FLAVOR_SILENT: SubjectKind.FLAVOR,
+    Check.NOVA_IMAGE_SILENT: SubjectKind.IMAGE,
+    Check.NOVA_CATALOG_CONFLICT: SubjectKind.FLAVOR,
+    Check.NOVA_INSTANCE_CONFLICT: SubjectKind.INSTANCE,
+    Check.NOVA_INSTANCE_DRIFT: SubjectKind.INSTANCE,
+    Check.NOVA_INSTANCE_PMU: SubjectKind.INSTANCE,
     Check.WAIVERS: SubjectKind.POLICY,
 }
 

@@ -94,7 +94,7 @@ def _covers(waiver: Waiver, finding: Finding) -> bool:
             return not waiver.scope.domains
         case SubjectKind.DOMAIN:
             return not waiver.scope.domains or _scope_has_domain(waiver, finding.subject)
-        case SubjectKind.POLICY:
+        case _:
             return False
 
 

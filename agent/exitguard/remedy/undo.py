@@ -117,13 +117,14 @@ def _reverse(step: Step, progress: StepProgress, run_id: str) -> Step | LeftAlon
 
 
 def _reversed_step(step: Step, change: DomainPmuChange, undo: Undo, run_id: str) -> Step:
+    definition_after = undo.definition_after or ""
     back = DomainPmuChange(uuid=change.uuid, before=change.after, after=change.before, restores=undo.definition_before)
     return Step(
-        id=step_id(step.host_id, back, undo.definition_after),
+        id=step_id(step.host_id, back, definition_after),
         host_id=step.host_id,
         subject=step.subject,
         change=back,
-        basis=undo.definition_after,
+        basis=definition_after,
         why=f"run {run_id} changed it: {step.why}",
         safe=_SAFE,
         disruption=Disruption.NONE,
