@@ -116,6 +116,8 @@ class CloudFacts(Record):
     tool: Tool = Tool()
     observed_at: UtcTime
     cloud: CloudIdentity
+    #: Whether the servers are those of the whole cloud, or of the credentials' own project only.
+    scope: Literal["cloud", "project"] = "cloud"
     flavors: Observed[tuple[Flavor, ...]]
     images: Observed[tuple[Image, ...]]
     servers: Observed[tuple[Server, ...]]
@@ -125,6 +127,20 @@ class CloudFacts(Record):
     #: What this agent has set on stored image properties itself, by instance: Nova before microversion 2.98 does not show it.
     remedied: tuple["RemediedInstance", ...] = ()
     canaries: tuple["Canary", ...] = ()
+    #: Sentences for the operator: notes of playbooks that could not be read.
+    notices: tuple[str, ...] = ()
+
+    @cached_property
+    def flavors_by_id(self) -> dict[str, Flavor]:
+        return {flavor.id: flavor for flavor in self.flavors.value or ()}
+
+    @cached_property
+    def images_by_id(self) -> dict[str, Image]:
+        return {image.id: image for image in self.images.value or ()}
+
+    @cached_property
+    def servers_by_uuid(self) -> dict[str, Server]:
+        return {server.uuid: server for server in self.servers.value or ()}
 
     @cached_property
     def hash(self) -> str:

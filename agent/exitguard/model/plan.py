@@ -232,7 +232,7 @@ class PlannedHost(Record):
     inventory_name: str | None
     facts_hash: str
     #: Of a cloud: its name in clouds.yaml.
-    cloud: str | None = None
+    cloud: str | None = Field(default=None, exclude_if=lambda name: name is None)
 
 
 class PlanInputs(Record):

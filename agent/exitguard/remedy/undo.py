@@ -1,7 +1,7 @@
 """A plan that undoes a run: what the run changed and has not undone itself, put back as it was. Pure.
 
-Only definitions can be put back exactly, and only with what the journal says of them; everything else that the run changed, or may have
-changed, is left alone with the reason.
+Only definitions, flavors and images can be put back exactly, and only with what the journal says of them; everything else that the run
+changed, or may have changed, is left alone with the reason.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,6 +14,8 @@ from exitguard.model.plan import (
     DomainPmuChange,
     LeftAlone,
     LeftAloneBecause,
+    NovaFlavorChange,
+    NovaImageChange,
     Plan,
     SavingPerExit,
     Step,
@@ -98,6 +100,8 @@ def _decisions(state: RolloutState, host_id: str, run_id: str) -> Iterator[Step 
 def _reverse(step: Step, progress: StepProgress, run_id: str) -> Step | LeftAlone:
     """The step that puts back what `step` changed."""
     change = step.change
+    if isinstance(change, NovaFlavorChange | NovaImageChange):
+        return _reverse_in_cloud(step, change, progress.undo, run_id)
     if not isinstance(change, DomainPmuChange) or not step.reversible:
         return _leave(
             step, f"{step.remedy.value} is done, and this version has no exact undo of it: docs/operations.md says how to go back"
@@ -135,6 +139,34 @@ def _reversed_step(step: Step, change: DomainPmuChange, undo: Undo, run_id: str)
         ),
         reversible=True,
     )
+
+
+def _reverse_in_cloud(step: Step, change: NovaFlavorChange | NovaImageChange, undo: Undo | None, run_id: str) -> Step | LeftAlone:
+    if undo is None or undo.element != change.before:
+        found = "is not on record" if undo is None else f"was {undo.element!r} by the journal"
+        return _leave(step, f"what {step.subject.name} said before {found}, the plan says {change.before!r}: look at it first")
+    back = change.model_copy(update={"before": change.after, "after": change.before})
+    basis = f"run {run_id}"
+    return step.model_copy(
+        update={
+            "id": step_id(step.host_id, back, basis),
+            "change": back,
+            "basis": basis,
+            "why": f"run {run_id} changed it: {step.why}",
+            "safe": ("it is changed only where it still says what the run made of it", "existing instances keep their own copy"),
+            "takes_effect": "for instances that are made with it from then on; those made meanwhile keep what they have",
+            "guest_loses": (),
+            "diff": "\n".join(_exchanged(line) for line in step.diff.split("\n")),
+            "savings": (
+                SavingPerExit(provenance="unquantified", reason="an undo saves nothing: what the step saved, or would have, is given up"),
+            ),
+        }
+    )
+
+
+def _exchanged(line: str) -> str:
+    """A line of a diff, of the way back."""
+    return {"+": "-", "-": "+"}.get(line[:1], line[:1]) + line[1:]
 
 
 def _leave(step: Step, reason: str) -> LeftAlone:
