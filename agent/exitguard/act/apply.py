@@ -13,12 +13,12 @@ from pathlib import Path
 from exitguard.act.ansible import end_leftovers, require_ansible
 from exitguard.act.approval import ApprovalError, find_approval, spend_approval
 from exitguard.act.conduct import Ending, Surroundings, conduct, remembered, replay
-from exitguard.act.observe import Here, Inventory, Observer
+from exitguard.act.observe import Cloud, Here, Inventory, Observer
 from exitguard.act.origins import inventory_hash, playbooks_hash
 from exitguard.act.world import World
 from exitguard.cycle import AuditRequest
 from exitguard.model.canonical import record_hash
-from exitguard.model.plan import Approval, DomainPmuChange, Mode, Plan, step_id
+from exitguard.model.plan import Approval, Mode, Plan, change_subject, step_id
 from exitguard.model.run import EventKind, Request
 from exitguard.model.time import format_rfc3339
 from exitguard.policy.schema import Rulebook
@@ -67,6 +67,11 @@ class Setup:
     def approvals(self) -> Path:
         return self.remedy_dir / "approvals"
 
+    @property
+    def cloud_records(self) -> Path:
+        """What was set in clouds and their APIs do not show, and what canaries have shown."""
+        return self.remedy_dir / "nova"
+
 
 def refuse_other_origins(plan: Plan, setup: Setup) -> None:
     """Raises NotApplied for a plan that was edited, or that was made from something else than it would be carried out with."""
@@ -97,7 +102,8 @@ def _refuse_forged_steps(plan: Plan) -> None:
     """Raises NotApplied where a step is not what its id says."""
     hosts = {host.id for host in plan.inputs.hosts}
     for step in plan.steps:
-        about = step.change.uuid if isinstance(step.change, DomainPmuChange) else step.host_id
+        about = change_subject(step.change)
+        about = step.host_id if about == "host" else about
         if step.id != step_id(step.host_id, step.change, step.basis) or step.subject.id != about or step.host_id not in hosts:
             raise NotApplied(f"step {step.id} about {step.subject.name} is not what its id says: the plan was edited. Make a new plan.")
 
@@ -258,18 +264,14 @@ def _conduct(journal: RunJournal, setup: Setup, *, closed: str | None = None) ->
 
 def _world(plan: Plan, setup: Setup, directory: Path, *, aborted: Callable[[], bool]) -> World:
     forks = min(plan.pace.max_hosts_in_flight, max(1, len(plan.inputs.hosts)), _MOST_FORKS)
-    observer: Observer = (
-        Here(setup.request)
-        if setup.inventory is None
-        else Inventory(setup.inventory, setup.playbooks, directory, dict(setup.common), forks, plan.pace.step_timeout_seconds)
-    )
     return World(
         plan=plan,
         rulebook=setup.rulebook,
-        observer=observer,
+        observer=_observer(plan, setup, directory, forks),
         playbooks=setup.playbooks,
         inventory=setup.inventory,
         directory=directory,
+        records=setup.cloud_records,
         common=setup.common,
         forks=forks,
         undos={},
@@ -279,6 +281,14 @@ def _world(plan: Plan, setup: Setup, directory: Path, *, aborted: Callable[[], b
         interrupted=setup.interrupted,
         progress=setup.progress,
     )
+
+
+def _observer(plan: Plan, setup: Setup, directory: Path, forks: int) -> Observer:
+    if any(host.cloud is not None for host in plan.inputs.hosts):
+        return Cloud(setup.cloud_records)
+    if setup.inventory is None:
+        return Here(setup.request)
+    return Inventory(setup.inventory, setup.playbooks, directory, dict(setup.common), forks, plan.pace.step_timeout_seconds)
 
 
 def _closed(plan: Plan, rulebook: Rulebook, now: datetime) -> str | None:

@@ -1,24 +1,30 @@
-"""Looking at hosts anew: at this machine with the agent's own eyes, at others through playbooks/facts.yml. Nothing is changed by it."""
+"""Looking anew: at this machine with the agent's own eyes, at others through playbooks/facts.yml, at a cloud through its API.
+
+Nothing is changed by it.
+"""
 
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 from exitguard.act.ansible import HostOutcome, PlaybookRun, run_playbook
 from exitguard.act.facts_file import FactsError, read_facts
 from exitguard.cycle import AuditRequest, observe
+from exitguard.facts.openstack import CloudError, CloudRequest, read_cloud
 from exitguard.model.documents import FactsDocument
 from exitguard.model.plan import PlannedHost
+from exitguard.remedy.sight import CloudSight, HostSight, Sight
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one look at a host gave: its facts, or why there are none."""
+    """What one look at a host or a cloud gave, or why it gave nothing."""
 
-    facts: FactsDocument | None
+    sight: Sight | None
     reason: str = ""
 
 
@@ -89,8 +95,33 @@ def _of_this_host(host: PlannedHost, facts: FactsDocument, told: str) -> Look:
     """Facts of another host are no facts: a wrong inventory must not lead a step astray."""
     found = facts.host.identity.id
     if found == host.id:
-        return Look(facts)
+        return Look(HostSight(facts))
     name = facts.host.identity.hostname.value or "a host without a name"
     return Look(
         None, f"{told} answers as {name}, host id {found}; the plan is for host id {host.id}., so that the inventory may be the wrong one"
     )
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A cloud, through its API."""
+
+    #: What playbooks noted of it.
+    records: Path
+
+    def look(self, hosts: tuple[PlannedHost, ...], *, cancelled: Callable[[], bool]) -> Mapping[str, Look]:
+        """One look at the cloud, which has to be the one that was planned for."""
+        del cancelled  # each request is bounded in time
+        looks = {}
+        for host in hosts:
+            try:
+                facts = read_cloud(CloudRequest(cloud=host.cloud, record_dir=self.records), datetime.now(UTC))
+            except CloudError as error:
+                looks[host.id] = Look(None, str(error))
+                continue
+            if facts.cloud.id == host.id:
+                looks[host.id] = Look(CloudSight(facts))
+            else:
+                why = f"{host.cloud} leads to the cloud {facts.cloud.id}; the plan is for {host.id}: clouds.yaml may have changed"
+                looks[host.id] = Look(None, why)
+        return looks

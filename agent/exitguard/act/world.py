@@ -10,21 +10,25 @@ from pydantic import ValidationError
 
 from exitguard.act.ansible import HostOutcome, HostResult, PlaybookResult, PlaybookRun, run_playbook
 from exitguard.act.observe import Look, Observer
-from exitguard.model.documents import FactsDocument
 from exitguard.model.plan import (
+    Change,
     DomainPmuChange,
     KernelGuardChange,
     KvmEnablePmuOffChange,
+    NovaFlavorChange,
+    NovaImageChange,
+    NovaInstanceChange,
     Plan,
     PlannedHost,
     QemuPmuCapChange,
     Remedy,
     Step,
+    change_subject,
 )
 from exitguard.model.pmu import PmuElement, Tri
 from exitguard.model.run import EventKind, HostCheck, StepOutcome, Undo
 from exitguard.policy.schema import Rulebook
-from exitguard.remedy.in_force import in_force, running, still_true, why_blind, why_not_alive
+from exitguard.remedy.sight import Sight
 
 #: What a host's result means for a step that it says nothing of.
 _OF_HOST = {
@@ -34,7 +38,6 @@ _OF_HOST = {
     HostOutcome.MISSING: StepOutcome.FAILED,
     HostOutcome.OK: StepOutcome.FAILED,
 }
-_HOST_SUBJECT = "host"
 _IN_FORCE = (StepOutcome.DONE, StepOutcome.ALREADY)
 _UNCERTAIN = (StepOutcome.FAILED, StepOutcome.UNREACHABLE, StepOutcome.TIMED_OUT)
 #: More than the time limits of these remedies' own modules together: downloads and installs of packages.
@@ -60,6 +63,8 @@ class World:
     playbooks: Path
     inventory: Path | None
     directory: Path
+    #: Where playbooks note what an API does not show afterwards.
+    records: Path
     common: Mapping[str, str]
     #: How many hosts Ansible deals with at a time.
     forks: int
@@ -73,7 +78,7 @@ class World:
     aborted: Callable[[], bool] = lambda: False
     interrupted: Callable[[], bool] = lambda: False
     progress: Callable[[str, str, str], None] = lambda _host, _task, _status: None
-    _facts: dict[str, FactsDocument] = field(default_factory=dict)
+    _sights: dict[str, Sight] = field(default_factory=dict)
     #: By host, the steps that ended in a way that says nothing of their effect.
     _tried: dict[str, set[str]] = field(default_factory=dict)
 
@@ -90,32 +95,32 @@ class World:
         waves = self.plan.pace.waves
         return waves[0].hosts if len(waves) > 1 and self.plan.undoes is None else ()
 
-    def _all_in_force(self, host_id: str, facts: FactsDocument) -> bool:
-        return all(in_force(step, facts) is Tri.YES for step in self._of_host[host_id])
+    def _all_in_force(self, host_id: str, sight: Sight) -> bool:
+        return all(sight.in_force(step) is Tri.YES for step in self._of_host[host_id])
 
     def not_in_force(self) -> tuple[Step, ...]:
         """The steps that neither this run carried out nor the last look at their host shows in force."""
         return tuple(
             step
             for step in self.plan.steps
-            if step.id not in self.done and (step.host_id not in self._facts or in_force(step, self._facts[step.host_id]) is not Tri.YES)
+            if step.id not in self.done and (step.host_id not in self._sights or self._sights[step.host_id].in_force(step) is not Tri.YES)
         )
 
     def check(self, hosts: Iterable[str]) -> Iterator[Answer]:
         """Whether each host's steps are still true, by facts gathered now."""
         for host_id, look in self._look(hosts).items():
-            if look.facts is None:
+            if look.sight is None:
                 yield {"kind": EventKind.HOST_CHECKED, "host": host_id, "check": HostCheck.FAILED, "reason": look.reason}
                 continue
-            blind = why_blind(self._of_host[host_id], look.facts)
+            blind = look.sight.why_blind(self._of_host[host_id])
             if blind is not None:
                 yield {"kind": EventKind.HOST_CHECKED, "host": host_id, "check": HostCheck.FAILED, "reason": blind}
                 continue
-            found = still_true(self._of_host[host_id], look.facts, self.rulebook, undo=self.plan.undoes is not None, now=datetime.now(UTC))
-            self.ran.setdefault(host_id, running(look.facts))  # of the first look: a later one would miss who stopped meanwhile
+            found = look.sight.still_true(self._of_host[host_id], self.rulebook, undo=self.plan.undoes is not None, now=datetime.now(UTC))
+            self.ran.setdefault(host_id, look.sight.running())  # of the first look: a later one would miss who stopped meanwhile
             reason = _several(f"{self._steps[step_id].subject.name}: {why}" for step_id, why in found.not_due.items())
             answer = {"kind": EventKind.HOST_CHECKED, "host": host_id, "reason": reason}
-            if not found.due and host_id in self._canary and not self._all_in_force(host_id, look.facts):
+            if not found.due and host_id in self._canary and not self._all_in_force(host_id, look.sight):
                 # A canary that does nothing proves nothing to the hosts after it.
                 yield {**answer, "check": HostCheck.FAILED, "reason": f"the canary is not to be changed now: {reason}"}
                 continue
@@ -146,12 +151,12 @@ class World:
         """Whether each host is as its steps wanted it, and its guests still run, by facts gathered now."""
         looks = self._look(hosts)
         unseen = {
-            host_id: [step for step in self._done_on(host_id) if look.facts is not None and in_force(step, look.facts) is Tri.UNKNOWN]
+            host_id: [step for step in self._done_on(host_id) if look.sight is not None and look.sight.in_force(step) is Tri.UNKNOWN]
             for host_id, look in looks.items()
         }
         checked = self._rehearsed(step for steps in unseen.values() for step in steps)
         for host_id, look in looks.items():
-            reason = look.reason if look.facts is None else self._why_not_verified(host_id, look.facts, checked)
+            reason = look.reason if look.sight is None else self._why_not_verified(host_id, look.sight, checked)
             passed = not reason
             if passed and self._tried.get(host_id, set()) - self.done:
                 reason = "its guests run, and what was done is in force; what became of steps that failed is not known"
@@ -161,8 +166,8 @@ class World:
         """What became of steps whose end nobody saw; unreachable where their host cannot be looked at."""
         wanted = [self._steps[step_id] for step_id in steps]
         looks = self._look(dict.fromkeys(step.host_id for step in wanted))
-        seen = [step for step in wanted if looks[step.host_id].facts is not None]
-        states = {step.id: in_force(step, self._facts[step.host_id]) for step in seen}
+        seen = [step for step in wanted if looks[step.host_id].sight is not None]
+        states = {step.id: self._sights[step.host_id].in_force(step) for step in seen}
         # Where facts do not show it, the playbook's check mode does; and it tells what an undo needs, which nobody heard.
         checked = self._rehearsed(step for step in seen if states[step.id] is not Tri.NO)
         for step in wanted:
@@ -189,13 +194,11 @@ class World:
         back: dict[Remedy, list[Step]] = {}
         for step in (self._steps[step_id] for step_id in steps):
             known = self.undos.get(step.id)
-            if known is None or not isinstance(step.change, DomainPmuChange):
+            reverse = None if known is None else _reversed(step.change, known)
+            if reverse is None:
                 reason = "what was there before is not known exactly: nothing was put back"
                 yield {"kind": EventKind.STEP_UNDONE, "step": step.id, "outcome": StepOutcome.REFUSED, "reason": reason}
                 continue
-            reverse = step.change.model_copy(
-                update={"before": step.change.after, "after": PmuElement(known.element), "restores": known.definition_before}
-            )
             back.setdefault(step.remedy, []).append(step.model_copy(update={"change": reverse}))
         for remedy, reversed_steps in back.items():
             result = self._play(remedy, reversed_steps, check=False)
@@ -230,21 +233,21 @@ class World:
     def _look(self, hosts: Iterable[str]) -> Mapping[str, Look]:
         wanted: tuple[PlannedHost, ...] = tuple(self._hosts[host_id] for host_id in hosts)
         looks = self.observer.look(wanted, cancelled=self._cancelled) if wanted else {}
-        if self.interrupted() and any(look.facts is None for look in looks.values()):
+        if self.interrupted() and any(look.sight is None for look in looks.values()):
             raise Interrupted  # it was the look that ended: nothing is known of these hosts
-        self._facts.update({host_id: look.facts for host_id, look in looks.items() if look.facts is not None})
+        self._sights.update({host_id: look.sight for host_id, look in looks.items() if look.sight is not None})
         return {host.id: looks.get(host.id, Look(None, "nobody looked at it")) for host in wanted}
 
     def _done_on(self, host_id: str) -> tuple[Step, ...]:
         return tuple(step for step in self._of_host[host_id] if step.id in self.done)
 
-    def _why_not_verified(self, host_id: str, facts: FactsDocument, checked: Mapping[str, dict[str, Any]]) -> str:
-        alive = why_not_alive(self.ran.get(host_id, ()), facts)
+    def _why_not_verified(self, host_id: str, sight: Sight, checked: Mapping[str, dict[str, Any]]) -> str:
+        alive = sight.why_not_alive(self.ran.get(host_id, ()))
         if alive is not None:
             return alive
         reasons = []
         for step in self._done_on(host_id):
-            state = in_force(step, facts)
+            state = sight.in_force(step)
             if state is Tri.NO:
                 reasons.append(f"{step.subject.name}: a fresh look does not show what {step.remedy.value} should have changed")
             elif state is Tri.UNKNOWN and checked[step.id]["outcome"] is not StepOutcome.ALREADY:
@@ -266,7 +269,7 @@ class World:
         by_host: dict[str, list[Step]] = {}
         for step in steps:
             by_host.setdefault(step.host_id, []).append(step)
-        unseen = [host_id for host_id in by_host if host_id not in self._facts]
+        unseen = [host_id for host_id in by_host if host_id not in self._sights]
         if unseen:  # taken up again after an end between the look and the steps
             self._look(unseen)
         seconds = max(self.plan.pace.step_timeout_seconds, _LEAST_SECONDS.get(remedy, 0))
@@ -290,9 +293,9 @@ class World:
 
     def _variables(self, remedy: Remedy, host_id: str, steps: list[Step]) -> dict[str, Any]:
         """What the remedy's role is told about one host: see playbooks/roles/<remedy>/meta/argument_specs.yml."""
-        facts = self._facts.get(host_id)
+        sight = self._sights.get(host_id)
         variables: dict[str, Any] = {}
-        uri = facts.host.target.uri if facts is not None else None
+        uri = sight.uri if sight is not None else None
         for step in steps:
             change = step.change
             match change:
@@ -313,8 +316,17 @@ class World:
                     }
                 case KvmEnablePmuOffChange():
                     variables["kvm_enable_pmu_off_opted_out_guests_stay_away"] = True
+                case NovaFlavorChange() | NovaImageChange() | NovaInstanceChange():
+                    changes = variables.setdefault(f"{remedy.value}_changes", [])
+                    changes.append(change.model_dump(mode="json", exclude={"remedy"}))
         if uri is not None and remedy is not Remedy.KERNEL_GUARD:
             variables[f"{remedy.value}_uri"] = uri
+        cloud = self._hosts[host_id].cloud
+        if cloud is not None:
+            variables |= {f"{remedy.value}_cloud": cloud, f"{remedy.value}_cloud_id": host_id}
+        if remedy is Remedy.NOVA_INSTANCE_PMU_OFF:
+            variables[f"{remedy.value}_nova_manage"] = list(self.rulebook.policy.remedies.nova.nova_manage)
+            variables[f"{remedy.value}_record_dir"] = str(self.records)
         return variables
 
     def _outcome(self, step: Step, result: PlaybookResult) -> dict[str, Any]:
@@ -322,8 +334,7 @@ class World:
         host = result.hosts.get(self._name(step.host_id))
         if host is None:
             return {"outcome": StepOutcome.FAILED, "reason": result.reason or "Ansible gave no result for its host", "undo": None}
-        subject = step.change.uuid if isinstance(step.change, DomainPmuChange) else _HOST_SUBJECT
-        told = _told_of(subject, host)
+        told = _told_of(change_subject(step.change), host)
         if told is None:
             return {"outcome": _OF_HOST[host.outcome], "reason": host.reason or "the playbook said nothing of this step", "undo": None}
         return told
@@ -331,6 +342,19 @@ class World:
     def _name(self, host_id: str) -> str:
         host = self._hosts[host_id]
         return "localhost" if self.inventory is None else host.inventory_name or host.hostname or host.id
+
+
+def _reversed(change: Change, known: Undo) -> Change | None:
+    """The change that takes `change` back; None where there is none that is exact."""
+    match change:
+        case DomainPmuChange():
+            return change.model_copy(
+                update={"before": change.after, "after": PmuElement(known.element), "restores": known.definition_before}
+            )
+        case NovaFlavorChange() | NovaImageChange():
+            return change.model_copy(update={"before": change.after, "after": known.element})
+        case _:
+            return None
 
 
 def _told_of(subject: str, host: HostResult) -> dict[str, Any] | None:

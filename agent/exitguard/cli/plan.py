@@ -44,6 +44,12 @@ def plan(
     *,
     facts: FactsArgument = None,
     inventory: InventoryOption = None,
+    cloud: Annotated[
+        str | None,
+        typer.Option(
+            "--cloud", metavar="NAME", help="Plan for an OpenStack cloud of clouds.yaml instead; FACTS are then those of its compute hosts."
+        ),
+    ] = None,
     connect: ConnectOption = None,
     policy: PolicyOption = None,
     waivers: WaiversOption = None,
@@ -55,12 +61,15 @@ def plan(
 ) -> None:
     """Show what the policy's remedies would change, why that is safe, and what is left alone and why. Changes nothing."""
     configure_logging(context.obj, os.environ)
-    if facts and inventory is None:
+    if cloud is not None and inventory is not None:
+        raise typer.BadParameter("a plan is for a cloud or for the hosts of an inventory, not for both", param_hint="--cloud")
+    if facts and inventory is None and cloud is None:
         raise typer.BadParameter("name the inventory whose hosts these facts are of, with --inventory", param_hint="FACTS")
     if inventory is not None and not facts:
         raise typer.BadParameter("give the facts of its hosts as well: playbooks/facts.yml brings them home", param_hint="--inventory")
     asked = Asked(connect=connect, policy=policy, waivers=waivers, config=config, state_dir=state_dir, timeout=timeout)
-    made = plan_for(setup_for(asked, inventory=inventory), facts or [])
+    setup = setup_for(asked, inventory=inventory)
+    made = plan_for(setup, facts or []) if cloud is None else plan_for_cloud(setup, cloud, facts or [])
 
     from exitguard.report.json_document import json_text
     from exitguard.report.plan_table import plan_page
@@ -83,6 +92,21 @@ def plan_for(setup: "Setup", facts: "list[Path]") -> "Plan":
         origins = Origins(playbooks_hash(setup.playbooks), inventory_hash(setup.inventory))
         return plan_files(_files(facts), setup.rulebook, origins, made_at=now)
     except (PlanError, FactsError, OriginsError) as error:
+        raise Refusal(f"exitguard: {error}", code=1) from error
+
+
+def plan_for_cloud(setup: "Setup", cloud: str, facts: "list[Path]") -> "Plan":
+    """A plan for a cloud as it is now. Raises Refusal."""
+    from exitguard.act import plan_cloud
+    from exitguard.act.facts_file import FactsError
+    from exitguard.act.origins import OriginsError
+    from exitguard.facts.openstack import CloudError
+    from exitguard.remedy.plan import PlanError
+
+    made_with = plan_cloud.CloudSetup(cloud=cloud, rulebook=setup.rulebook, playbooks=setup.playbooks, records=setup.cloud_records)
+    try:
+        return plan_cloud.plan_for_cloud(made_with, _files(facts), made_at=datetime.now(UTC))
+    except (PlanError, FactsError, OriginsError, CloudError) as error:
         raise Refusal(f"exitguard: {error}", code=1) from error
 
 

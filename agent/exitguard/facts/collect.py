@@ -16,6 +16,7 @@ from exitguard.facts.libvirt_files import read_libvirt_files
 from exitguard.facts.livepatch import read_live_patches
 from exitguard.facts.maintenance import read_maintenance
 from exitguard.facts.mitigations import read_mitigations
+from exitguard.facts.nova_conf import read_nova_option
 from exitguard.facts.processes import ProcessTable, read_processes, read_unmanaged
 from exitguard.facts.qemu import QemuReader
 from exitguard.facts.tree import HostTree
@@ -28,6 +29,7 @@ from exitguard.model.host import (
     KernelFacts,
     KvmFacts,
     Mitigations,
+    NovaOption,
     QemuBinary,
     Target,
     TargetKind,
@@ -35,6 +37,7 @@ from exitguard.model.host import (
 )
 from exitguard.model.record import Observed, seen, unseen
 from exitguard.model.samples import DomainSample, Samples
+from exitguard.policy.parameters import NovaDefaultParameters
 
 #: Where distributions install QEMU for x86: what the next domain that is defined would name.
 _USUAL_EMULATORS = ("/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm", "/usr/bin/qemu-kvm")
@@ -65,8 +68,12 @@ def collect(
     changelog_markers: tuple[str, ...],
     patience: Patience,
     observed_at: datetime,
+    nova_default: NovaDefaultParameters | None = None,
 ) -> Observation:
-    """Facts and samples of one target. Never raises for what it cannot see: that is a reason in the facts."""
+    """Facts and samples of one target. Never raises for what it cannot see: that is a reason in the facts.
+
+    `nova_default` names the option of nova.conf that is looked at; without it those files are not opened.
+    """
     remote = target.kind is TargetKind.REMOTE
     reading = _read_domains(target, tree, patience)  # libvirt answers while the host is read
     kvm = _remote_kvm() if remote else read_kvm(tree)
@@ -89,6 +96,7 @@ def collect(
         libvirt=reading.facts,
         unmanaged=_read_unmanaged(target, tree, processes, domains, reading.facts.listing),
         maintenance=None if remote else read_maintenance(tree),
+        nova_option=None if nova_default is None else _read_nova_option(nova_default, tree, remote=remote),
     )
     return Observation(
         facts=FactsDocument(observed_at=observed_at, host=host, domains=domains),
@@ -161,6 +169,12 @@ def _read_binaries(reader: QemuReader, domains: Iterable[DomainFacts]) -> Observ
             if emulator is not None and emulator.startswith("/"):
                 named.add(emulator)
     return seen("QEMU programs", tuple(reader.read_file(path) for path in sorted(named)[:_MAX_EMULATORS]))
+
+
+def _read_nova_option(looked_for: NovaDefaultParameters, tree: HostTree, *, remote: bool) -> Observed[NovaOption]:
+    if remote:
+        return _remote("nova.conf")
+    return read_nova_option(tree, looked_for.option, looked_for.value, looked_for.files)
 
 
 def _read_unmanaged(

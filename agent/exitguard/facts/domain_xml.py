@@ -17,6 +17,7 @@ from exitguard.model.pmu import PmuElement
 #: libvirt's own bound on one string in its protocol (REMOTE_STRING_MAX in src/remote/remote_protocol.x).
 LIMIT_CHARACTERS = 4 << 20
 _MAX_NAME = 4096
+_MAX_ID = 255  # of a flavor or a project in Nova's database
 _MAX_OVERRIDES = 8
 #: Two texts each of four thousand domains, some 30 MB at worst; and only such texts as libvirt writes, not what a stranger's file may hold.
 _MAX_REMEMBERED = 8_192
@@ -212,7 +213,8 @@ def _read_nova(metadata: ET.Element | None) -> NovaInstance | None:
     specs = instance.find(f".//{ns}extraSpecs")
     properties = instance.find(f".//{ns}image/{ns}properties")
     # The flavor's id and its extra specs came with the same release (32.0.0): an id without specs is a silent flavor.
-    stores_specs = specs is not None or (flavor is not None and flavor.get("id") is not None)
+    flavor_id = flavor.get("id") if flavor is not None else None
+    stores_specs = specs is not None or flavor_id is not None
     return NovaInstance(
         version=package.get("version", "")[:64] if package is not None else "",
         name=_text(instance.find(f"{ns}name"))[:_MAX_NAME],
@@ -221,12 +223,25 @@ def _read_nova(metadata: ET.Element | None) -> NovaInstance | None:
         created_at=_created_at(_text(instance.find(f"{ns}creationTime"))),
         flavor_hw_pmu=_named(specs, f"{ns}extraSpec", "hw:pmu") if stores_specs else None,
         image_hw_pmu=_named(properties, f"{ns}property", "hw_pmu") if properties is not None else None,
+        flavor_id=flavor_id[:_MAX_ID] if flavor_id is not None else None,
+        image=_image(instance.find(f"{ns}root")),
     )
 
 
 def _project(instance: ET.Element, ns: str) -> str | None:
     project = instance.find(f"{ns}owner/{ns}project")
-    return project.get("uuid") if project is not None else None
+    uuid = project.get("uuid") if project is not None else None
+    return uuid[:_MAX_ID] if uuid is not None else None
+
+
+def _image(root: ET.Element | None) -> str | None:
+    """The image below the root disk. Of an instance that boots from a volume Nova may name one too, which is not the instance's."""
+    if root is None or root.get("type") != "image":
+        return None
+    try:
+        return str(UUID(root.get("uuid", "")))
+    except ValueError:
+        return None
 
 
 def _named(container: ET.Element | None, tag: str, name: str) -> str:

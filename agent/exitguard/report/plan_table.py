@@ -93,15 +93,20 @@ def _headline(plan: Plan, look: Look) -> Text:
     hosts = len({step.host_id for step in plan.steps})
     undoes = [look.own(" It undoes run "), look.foreign(plan.undoes, STRONG), look.own(".")] if plan.undoes is not None else []
     if not plan.steps:
-        looked_at = counted(len(plan.inputs.hosts), "host")
+        looked_at = counted(len(plan.inputs.hosts), _place_word(plan))
         return Text.assemble(look.own("NOTHING TO DO", f"bold {GOOD}"), look.own(f"  on {looked_at}: no step is planned, {left}."), *undoes)
     return Text.assemble(
         look.own("PLAN" if plan.undoes is None else "UNDO PLAN", STRONG),
         "  ",
         look.foreign(short_hash(plan.hash), STRONG),
-        look.own(f": {counted(len(plan.steps), 'step')} on {counted(hosts, 'host')}, {left}."),
+        look.own(f": {counted(len(plan.steps), 'step')} on {counted(hosts, _place_word(plan))}, {left}."),
         *undoes,
     )
+
+
+def _place_word(plan: Plan) -> str:
+    """A cloud is planned for as if it were one host."""
+    return "cloud" if any(host.cloud is not None for host in plan.inputs.hosts) else "host"
 
 
 def _circumstances(plan: Plan, look: Look) -> Text:
@@ -372,5 +377,5 @@ def _made_from(plan: Plan, look: Look) -> Iterator[RenderableType]:
     ]
     if inputs.inventory_hash is not None:
         rows.append(("inventory", look.foreign(short_hash(inputs.inventory_hash))))
-    rows.append(("facts", look.own(f"of {counted(len(inputs.hosts), 'host')}")))
+    rows.append(("facts", look.own(f"of {counted(len(inputs.hosts), _place_word(plan))}")))
     yield labelled(look, rows)

@@ -9,6 +9,7 @@ from enum import StrEnum
 from exitguard.model.domain import OwnerKind
 from exitguard.model.finding import Verdict
 from exitguard.model.host import MitigationClass, TargetKind
+from exitguard.model.instance import PmuOrigin
 from exitguard.model.kernel import Body, EvidenceMethod, KernelState
 from exitguard.model.plan import Approval, LeftAloneBecause, Mode
 from exitguard.model.pmu import ChainState, LinkName, NextAction, PmuSetting
@@ -227,6 +228,43 @@ _APPROVALS: dict[StrEnum, Words] = {
     Approval.NONE: Words("none", "What the policy allows is carried out without anybody's word."),
 }
 
+_ORIGINS: dict[StrEnum, Words] = {
+    PmuOrigin.FLAVOR: Words(
+        "flavor", "The instance's own copy of its flavor says hw:pmu, and its image nothing. The copy changes only with a resize."
+    ),
+    PmuOrigin.IMAGE: Words(
+        "image",
+        "The instance's own copy of its image's properties says hw_pmu, and its flavor nothing. The copy changes only with a rebuild.",
+    ),
+    PmuOrigin.FLAVOR_AND_IMAGE: Words("flavor and image", "The instance's copies of flavor and image say the same about the PMU."),
+    PmuOrigin.REMEDY: Words(
+        "remedy",
+        "The remedy nova_instance_pmu_off set hw_pmu=false on the instance's stored image properties. Nova keeps it until the instance is "
+        "rebuilt onto another image.",
+    ),
+    PmuOrigin.CLOUD_DEFAULT: Words(
+        "cloud default",
+        "Flavor and image are silent, and the Nova of this compute host writes <pmu state='off'/> by itself, as its instances prove. Only "
+        "vendors' builds do that.",
+    ),
+    PmuOrigin.QEMU_DEFAULT: Words(
+        "QEMU default", "Flavor and image are silent, Nova writes no element, and QEMU decides by the CPU mode: nobody chose it."
+    ),
+    PmuOrigin.BEHIND_NOVA: Words(
+        "behind Nova",
+        "The definition says what Nova did not write: somebody edited it on the host. The next hard reboot, or stop and start, drops it.",
+    ),
+    PmuOrigin.CONFLICT: Words(
+        "conflict",
+        "Flavor and image contradict each other, which Nova refuses: the next start fails, destroys the domain and leaves the instance "
+        "SHUTOFF. Until then it runs, and should not be stopped or hard rebooted.",
+    ),
+    PmuOrigin.UNKNOWN: Words(
+        "unknown",
+        "Where the instance's PMU setting comes from could not be told: its reason says what was not seen, and what would show it.",
+    ),
+}
+
 _LEFT_ALONE: dict[StrEnum, Words] = {
     LeftAloneBecause.NOVA_OWNED: Words(
         "Nova owns it", "Nova writes this definition anew at each hard reboot: it is set in Nova, not here."
@@ -254,6 +292,12 @@ _LEFT_ALONE: dict[StrEnum, Words] = {
     LeftAloneBecause.MAINTENANCE: Words("in maintenance", "An operator has marked the host as in maintenance: nothing is begun on it."),
     LeftAloneBecause.NOT_REACHABLE: Words(
         "not reachable", "It cannot be changed from here: a remote libvirt, a file tree, or a transient domain without a definition."
+    ),
+    LeftAloneBecause.NOT_STOPPED: Words(
+        "not stopped", "It can be set only while its owner has the instance stopped: a later plan has it when that is so."
+    ),
+    LeftAloneBecause.WOULD_CONFLICT: Words(
+        "would conflict", "Flavor and image would contradict each other, and Nova would refuse to start the instance."
     ),
     LeftAloneBecause.PENDING: Words("pending", "It is done already, and waits for a restart that somebody else chooses."),
     LeftAloneBecause.NO_REMEDY: Words("no remedy", "The rule fails and names no remedy that this version has."),
@@ -309,6 +353,7 @@ WORDS: dict[type[StrEnum], dict[StrEnum, Words]] = {
     OwnerKind: _OWNERS,
     MitigationClass: _MITIGATION_CLASSES,
     TargetKind: _TARGETS,
+    PmuOrigin: _ORIGINS,
     EvidenceMethod: _METHODS,
     Mode: _MODES,
     Approval: _APPROVALS,
@@ -330,6 +375,7 @@ KINDS: dict[type[StrEnum], str] = {
     OwnerKind: "owner of a definition",
     MitigationClass: "class of CPU mitigations",
     TargetKind: "target of an observation",
+    PmuOrigin: "origin of an instance's PMU setting",
     EvidenceMethod: "method of telling a kernel's state",
     Mode: "mode of remedies",
     Approval: "approval of plans",

@@ -74,7 +74,7 @@ def _servers(cloud: CloudConnection) -> tuple[Observed[tuple[Server, ...]], Any]
 
 
 def _hypervisors(cloud: CloudConnection) -> tuple[Any, ...]:
-    if cloud.microversion < _WITH_SERVERS:
+    if not cloud.speaks(_WITH_SERVERS):
         raise UnseenError(f"microversion 2.53 is needed, and this Nova offers {cloud.identity.microversion_offered}")
     parameters = {**_PAGE, "with_servers": "true"}
     return read_pages(cloud.compute(), "/os-hypervisors/detail", "hypervisors", parse_hypervisor, parameters=parameters)

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
@@ -13,7 +14,7 @@ from exitguard.model.cloud import CloudIdentity
 
 if TYPE_CHECKING:
     from keystoneauth1.adapter import Adapter
-    from openstack.connection import Connection
+    from openstack.config.cloud_region import CloudRegion
 
 #: The newest microversion whose answers this code has been read against; a newer Nova is asked for this one.
 _NEWEST = (2, 100)
@@ -41,7 +42,8 @@ class Service:
             status, headers, body = self._ask(path, parameters)
             if status == _OK:
                 return load_json(body, path)
-            wait = min(_retry_after(headers) or 2.0**attempt, patience)
+            asked = _retry_after(headers)
+            wait = min(2.0**attempt if asked is None else asked, patience)
             patience -= wait
             if status not in _AGAIN or attempt == _RETRIES or patience <= 0:
                 break
@@ -99,36 +101,30 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 class CloudConnection:
     """A cloud that let this agent in."""
 
-    def __init__(self, request: CloudRequest, connection: "Connection", endpoint: str) -> None:
+    def __init__(self, request: CloudRequest, region: "CloudRegion", compute: "Adapter", identity: CloudIdentity) -> None:
         self._request = request
-        self._connection = connection
-        compute = connection.compute
-        data = compute.get_endpoint_data()
-        offered = getattr(data, "max_microversion", None) or (2, 1)
-        self.microversion: tuple[int, int] = min(tuple(offered), _NEWEST)
-        region = connection.config.get_region_name()
-        self.identity = CloudIdentity(
-            id=cloud_id(endpoint, connection.current_project_id),
-            name=str(connection.config.name),
-            region=str(region) if region else None,
-            microversion=".".join(map(str, self.microversion)),
-            microversion_offered=".".join(map(str, offered)),
-        )
+        self._region = region
+        self._compute = compute
+        self.identity = identity
 
     def compute(self) -> Service:
-        return Service(self._connection.compute, self._request, self.identity.microversion)
+        return Service(self._compute, self._request, self.identity.microversion)
 
     def image(self) -> Service:
-        """Raises UnseenError where the catalogue has none."""
-        try:
-            adapter = self._connection.image
-        except Exception as error:
-            raise UnseenError(f"the image service: {_first_line(error)}") from error
-        return Service(adapter, self._request)
+        return Service(_adapter(self._region, "image", "2"), self._request)
+
+    def speaks(self, microversion: tuple[int, int]) -> bool:
+        return _version(self.identity.microversion) >= microversion
 
 
 def open_cloud(request: CloudRequest) -> CloudConnection:
     """Authenticate and find the compute API. Raises CloudError."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the SDK's own, about what it will drop: nothing that an operator could do about
+        return _open(request)
+
+
+def _open(request: CloudRequest) -> CloudConnection:
     try:
         from keystoneauth1 import exceptions
 
@@ -138,15 +134,43 @@ def open_cloud(request: CloudRequest) -> CloudConnection:
         raise CloudError(f"{error}. Install exitguard[openstack] to look at a cloud.") from error
     told = request.cloud or "the cloud of the OS_ variables"
     try:
-        connection = openstack.connect(cloud=request.cloud, api_timeout=request.timeout_seconds, app_name="exitguard")
-        endpoint = connection.compute.get_endpoint()
+        region = openstack.config.get_cloud_region(cloud=request.cloud, api_timeout=request.timeout_seconds, app_name="exitguard")
+        compute = _adapter(region, "compute", "2")
+        endpoint = compute.get_endpoint()
         if not endpoint:
             raise CloudError(f"{told}: its catalogue has no compute service for this region. Expected one: see region_name in clouds.yaml.")
-        return CloudConnection(request, connection, endpoint)
+        offered = getattr(compute.get_endpoint_data(), "max_microversion", None) or (2, 1)
+        name = region.get_region_name("compute")
+        identity = CloudIdentity(
+            id=cloud_id(endpoint, compute.get_project_id()),
+            name=str(region.name),
+            region=str(name) if name else None,
+            microversion=".".join(map(str, min(tuple(offered), _NEWEST))),
+            microversion_offered=".".join(map(str, offered)),
+        )
+        return CloudConnection(request, region, compute, identity)
     except (exceptions.ClientException, sdk_exceptions.SDKException, sdk_exceptions.ConfigException) as error:
-        raise CloudError(
-            f"{told}: {_first_line(error)}. Expected an entry of clouds.yaml, or OS_ variables, that lead to a cloud."
-        ) from error
+        expected = "Expected an entry of clouds.yaml, or OS_ variables, that lead to a cloud"
+        raise CloudError(f"{told}: {_first_line(error)}. {expected}.") from error
+
+
+def _adapter(region: "CloudRegion", service: str, version: str) -> "Adapter":
+    from keystoneauth1 import adapter
+
+    return adapter.Adapter(
+        session=region.get_session(),
+        service_type=region.get_service_type(service),
+        service_name=region.get_service_name(service),
+        interface=region.get_interface(service),
+        region_name=region.get_region_name(service),
+        endpoint_override=region.get_endpoint(service),
+        min_version=version,
+        max_version=f"{version}.latest",
+    )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
 
 
 def cloud_id(endpoint: str, project: str | None) -> str:
