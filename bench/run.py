@@ -16,6 +16,7 @@ import audit_500
 import audit_5000
 import event_500
 import inspect_kernel
+import nova_100000
 import playbook_overhead
 import scrape_30
 import version
@@ -31,6 +32,7 @@ MEASUREMENTS = (
     scrape_30.MEASUREMENT,
     *inspect_kernel.MEASUREMENTS,
     playbook_overhead.MEASUREMENT,
+    nova_100000.MEASUREMENT,
 )
 
 

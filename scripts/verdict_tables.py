@@ -9,11 +9,12 @@ from itertools import product
 
 from exitguard.audit import verdicts
 from exitguard.audit.chain import ChainInput, Links, Run, judge_chain, judge_links, judge_next_action, judge_state
+from exitguard.audit.instance import Conclusion, Known, Said, conclude, conflict_verdict, pmu_verdict
 from exitguard.audit.kernel import machine_code_statement
 from exitguard.model.domain import OwnerKind
 from exitguard.model.kernel import Body, KernelState
 from exitguard.model.machine_code import Callee, FieldOffset, Helper, MachineCode
-from exitguard.model.pmu import Chain, ChainState, LinkName, PmuSetting, Tri
+from exitguard.model.pmu import Chain, ChainState, LinkName, PmuElement, PmuSetting, Tri
 
 Situation = tuple[str, ...]
 Tree = str | None | tuple[tuple[tuple[str, ...], "Tree"], ...]
@@ -46,6 +47,7 @@ def verdicts_document() -> str:
         *_state_table(judgements),
         *_action_table(judgements),
         *_rule_tables(judgements),
+        *_cloud_tables(),
     ]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -232,7 +234,7 @@ def _rule_tables(judgements: list[tuple[ChainInput, Links, ChainState]]) -> Iter
     yield "## Verdicts of HOST-KERNEL-GUARD\n"
     yield _table(("kernel state", "verdict"), {(state.value,): f"**{verdicts.kernel_guard(state).value}**" for state in KernelState})
     yield from _machine_code_tables()
-    yield _OTHER_RULES
+    yield _OTHER_RULES_OF_A_HOST
 
 
 _HELPER: Helper = "kvm_pmu_trigger_event"
@@ -309,7 +311,63 @@ def _opt_out(judgements: list[tuple[ChainInput, Links, ChainState]]) -> dict[Sit
     return _collect(seen.values())
 
 
-_OTHER_RULES = """## The other rules of the host
+def _cloud_tables() -> Iterator[str]:
+    yield _ON_INSTANCES
+    everything = list(product(_SHOWN, _SHOWN, Tri))
+    concluded = {each: conclude(Known(*each)) for each in everything}
+    situations = {each: (each[0].value, each[1].value, each[2].value) for each in everything}
+    yield _table(
+        ("embedded flavor", "stored image", "Nova defaults to off", "Nova writes next"),
+        {situations[each]: _element(conclusion) for each, conclusion in concluded.items()},
+    )
+    yield _table(
+        ("embedded flavor", "stored image", "Nova defaults to off", "origin"),
+        {situations[each]: f"**{conclusion.origin.value}**" for each, conclusion in concluded.items()},
+    )
+    yield _ON_DEFINITIONS
+    yield _table(
+        ("Nova wrote", "the definition has", "origin"),
+        {
+            (wrote.value, defined.value): f"**{conclude(Known(*unsaid, wrote=wrote, defined=defined, runs=True)).origin.value}**"
+            for unsaid in ((Said.UNKNOWN, Said.UNKNOWN),)
+            for wrote, defined in product(PmuElement, repeat=2)
+        },
+    )
+    yield "### NOVA-INSTANCE-PMU\n"
+    yield _table(
+        ("embedded flavor", "stored image", "Nova defaults to off", "without an element", "verdict"),
+        {
+            (*situations[each], means.value): f"**{pmu_verdict(conclusion, means).value}**"
+            for each, conclusion in concluded.items()
+            for means in (PmuSetting.DEFAULT_ON, PmuSetting.DEFAULT_OFF, PmuSetting.UNKNOWN)
+        },
+    )
+    yield "### NOVA-FLAVOR-IMAGE-CONFLICT\n"
+    yield _table(
+        ("embedded flavor", "stored image", "verdict"),
+        {situations[each][:2]: f"**{conflict_verdict(conclusion).value}**" for each, conclusion in concluded.items()},
+    )
+    yield _OTHER_RULES_OF_A_CLOUD
+
+
+_SHOWN = (Said.ON, Said.OFF, Said.SILENT, Said.UNKNOWN)
+
+
+def _element(conclusion: Conclusion) -> str:
+    if conclusion.next_element is not None:
+        return f"**{conclusion.next_element.value}**"
+    return "**its start is refused**" if conclusion.conflict is Tri.YES else "**unknown**"
+
+
+_ON_INSTANCES = """## Instances of a cloud
+
+What Nova writes at an instance's next start (hard reboot, stop and start), by what is known of its embedded flavor, of its stored image
+properties, and of its compute's Nova. Where one of them is not known, only what holds whatever it is.
+"""
+_ON_DEFINITIONS = """A run that Nova itself began tells more: the element that it wrote for it is written again, so that a definition
+with another one was edited behind its back. Where neither flavor nor image nor default is shown:
+"""
+_OTHER_RULES_OF_A_HOST = """## The other rules of the host
 
 | rule | pass | fail | not_applicable | unknown |
 | --- | --- | --- | --- | --- |
@@ -321,4 +379,16 @@ _OTHER_RULES = """## The other rules of the host
 | POLICY-WAIVERS | in force, and covering a failure | expired, early, or covering nothing | - | - |
 
 A malformed waiver, and a check that breaks, are `error`. A failing finding that a waiver in force covers is `waived`.
+"""
+_OTHER_RULES_OF_A_CLOUD = """### The other rules of a cloud
+
+| rule | pass | fail | not_applicable | unknown |
+| --- | --- | --- | --- | --- |
+| NOVA-SOURCES | everything was seen, and fits together | - | - | something was not, or belongs nowhere |
+| NOVA-FLAVOR-SILENT | it says off, or Nova's default is proven off everywhere | it is silent | it asks for the PMU | it was not shown |
+| NOVA-IMAGE-SILENT | likewise | it is silent, and so is some flavor | it asks, or no flavor is silent | it or all flavors were not shown |
+| NOVA-CATALOG-CONFLICT | no image says the other | one does | the flavor is silent | flavor or images were not shown |
+| NOVA-INSTANCE-DRIFT | flavor of today, definition and run agree with the next start | one does not | as below | one was not seen |
+
+The rules about instances do not apply to one that is deleted, whose hypervisor is no QEMU, or that the policy's scope leaves out.
 """

@@ -20,6 +20,7 @@ from exitguard.facts.tree import HostTree
 from exitguard.model.documents import AuditReport, FactsDocument, Observation
 from exitguard.model.host import HostIdentity, Target, TargetKind
 from exitguard.policy.load import load_rulebook
+from exitguard.policy.parameters import NovaDefaultParameters
 from exitguard.policy.schema import Rulebook
 
 if TYPE_CHECKING:
@@ -137,7 +138,14 @@ def _observe(request: AuditRequest, rulebook: Rulebook, identity: HostIdentity, 
         changelog_markers=rulebook.kernels.changelog_markers,
         patience=patience,
         observed_at=datetime.now(UTC),
+        nova_default=_nova_default(rulebook),
     )
+
+
+def _nova_default(rulebook: Rulebook) -> NovaDefaultParameters | None:
+    """What the policy says of a vendor's option in nova.conf; of several rules that do, the first."""
+    named = (rule.parameters for rule in rulebook.policy.rules)
+    return next((parameters for parameters in named if isinstance(parameters, NovaDefaultParameters)), None)
 
 
 def _unstored_identity(request: AuditRequest, tree: HostTree) -> HostIdentity:

@@ -2,18 +2,26 @@
 
 from typing import Any
 
+from exitguard.model.cloud import CloudFacts
 from exitguard.model.documents import AuditReport, FactsDocument, KernelInspection
+from exitguard.model.instance import CloudReport
 from exitguard.model.plan import Plan
 from exitguard.model.record import Record
 from exitguard.model.samples import Samples
 from exitguard.policy.json_schema import policy_schemas
 from exitguard.report.changes import Changes
+from exitguard.report.cloud_groups import CloudGroups
+from exitguard.report.cloud_tenant import TenantReport
 from exitguard.report.run_table import RunStatus
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DOCUMENTS: dict[str, type[Record]] = {
     "audit": AuditReport,
     "changes": Changes,
+    "cloud-facts": CloudFacts,
+    "cloud-groups": CloudGroups,
+    "cloud-report": CloudReport,
+    "cloud-tenant": TenantReport,
     "facts": FactsDocument,
     "kernel-inspection": KernelInspection,
     "plan": Plan,

@@ -1,10 +1,13 @@
 """Nova as an owner, and its default told by behaviour: only real witnesses count."""
 
+from pathlib import Path
+
 import pytest
 from audit_builders import GUARD_ENTRY, QEMU_11, affected_kernel, definition, domain, facts, nova, process
 
 from exitguard.audit.judge import judge
-from exitguard.audit.nova import asked, judge_nova_default, wish
+from exitguard.audit.nova import Witness, asked, judge_nova_default, weigh, wish, written_by_nova
+from exitguard.facts.domain_xml import parse
 from exitguard.model.documents import DomainReport
 from exitguard.model.domain import DomainFacts, NovaInstance
 from exitguard.model.finding import Verdict
@@ -14,7 +17,11 @@ from exitguard.policy.load import load_rulebook
 OFF = definition("custom", PmuElement.OFF)
 SILENT = definition("custom")
 ON = definition("custom", PmuElement.ON)
+RECORDED = Path(__file__).parents[1] / "facts" / "domain_xml"
 GUARDED = affected_kernel(changelog=(GUARD_ENTRY,))
+
+
+OLD = nova(None, None, "26.2.2")  # Nova before 32.0.0: its metadata tells nothing of the flavor's extra specs or the image's properties
 
 
 def instance(element: PmuElement, *, number: int = 1, generated: bool | None = True, properties: NovaInstance | None = None) -> DomainFacts:
@@ -36,8 +43,66 @@ def test_a_silent_instance_with_the_element_off_proves_the_default() -> None:
     assert (default.holds, len(default.proofs), default.instances) == (Tri.YES, 1, 1)
 
 
-def test_a_silent_instance_without_the_element_disproves_it() -> None:
-    assert judge_nova_default([instance(PmuElement.ABSENT)]).holds is Tri.NO
+@pytest.mark.parametrize("version", ["20.0.0", "26.2.2", "31.0.0", "32.0.0"])
+@pytest.mark.parametrize("flavor", [None, "", "true", "false", "perhaps"])
+@pytest.mark.parametrize("image", [None, "", "True", "False"])
+def test_an_instance_that_nova_wrote_without_the_element_disproves_it_whatever_is_known_of_flavor_and_image(
+    flavor: str | None, image: str | None, version: str
+) -> None:
+    default = judge_nova_default([instance(PmuElement.ABSENT, properties=nova(flavor, image, version))])
+    assert (default.holds, len(default.disproofs)) == (Tri.NO, 1)
+
+
+@pytest.mark.parametrize(
+    "guest",
+    [
+        instance(PmuElement.ABSENT, generated=False, properties=OLD),
+        instance(PmuElement.ABSENT, generated=None, properties=OLD),
+        domain(defined=SILENT, nova=OLD, generated=None),  # does not run
+        domain(defined=SILENT, run=SILENT, runs=process("EPYC")),  # not Nova's
+        domain(defined=SILENT, run="did not answer", runs=process("EPYC"), nova=OLD, generated=True, active=True),
+    ],
+)
+def test_a_missing_element_that_nova_may_not_have_left_out_disproves_nothing(guest: DomainFacts) -> None:
+    assert judge_nova_default([guest]).holds is Tri.UNKNOWN
+
+
+def test_a_definition_that_somebody_edited_during_the_run_does_not_unsay_what_nova_wrote() -> None:
+    edited = domain(defined=OFF, run=SILENT, runs=process("EPYC"), nova=OLD, generated=True)
+    assert written_by_nova(edited) is PmuElement.ABSENT
+    assert judge_nova_default([edited]).holds is Tri.NO
+
+
+@pytest.mark.parametrize(("known", "holds"), [(True, Tri.YES), (False, Tri.UNKNOWN)])
+def test_silence_that_the_metadata_does_not_tell_may_be_known_from_elsewhere(known: bool, holds: Tri) -> None:  # noqa: FBT001 - a column
+    guest = instance(PmuElement.OFF, properties=OLD)
+    assert judge_nova_default([guest], lambda _: known).holds is holds
+
+
+@pytest.mark.parametrize("element", PmuElement)
+@pytest.mark.parametrize("flavor", ["", "true", "false"])
+@pytest.mark.parametrize("image", ["", "true", "false"])
+def test_what_is_concluded_without_knowing_flavor_or_image_stays_true_whatever_they_say(
+    element: PmuElement, flavor: str, image: str
+) -> None:
+    known = judge_nova_default([instance(element, properties=nova(flavor, image))]).holds
+    for less in (nova(None, image), nova(flavor, None), nova(None, None)):
+        assert judge_nova_default([instance(element, properties=less)]).holds in (known, Tri.UNKNOWN)
+
+
+def test_instances_reduced_to_what_they_show_are_weighed_alike() -> None:
+    shown = (Witness("a", PmuElement.OFF, silent=True), Witness("b", PmuElement.OFF, silent=False), Witness("c", None, silent=True))
+    default = weigh(shown)
+    assert (default.holds, default.instances, default.proofs, default.disproofs) == (Tri.YES, 3, ("a",), ())
+    assert weigh((*shown, Witness("d", PmuElement.ABSENT, silent=False))).holds is Tri.UNKNOWN
+    assert weigh(()).holds is Tri.UNKNOWN
+
+
+@pytest.mark.parametrize(("case", "holds"), [("flavor-silent", Tri.NO), ("flavor-pmu-off", Tri.UNKNOWN), ("flavor-pmu-on", Tri.UNKNOWN)])
+def test_what_a_real_nova_26_wrote_disproves_the_default_by_its_silent_instance_alone(case: str, holds: Tri) -> None:
+    parsed = parse((RECORDED / f"nova-26.2.2-{case}" / "input").read_text())
+    guest = domain(defined=parsed.definition, run=parsed.definition, runs=process("qemu64"), nova=parsed.nova, generated=True)
+    assert judge_nova_default([guest]).holds is holds
 
 
 @pytest.mark.parametrize(
@@ -68,6 +133,8 @@ def test_witnesses_that_contradict_each_other_decide_nothing_and_both_are_counte
     [
         ([instance(PmuElement.OFF)], Verdict.PASS),
         ([instance(PmuElement.ABSENT)], Verdict.FAIL),
+        ([instance(PmuElement.ABSENT, properties=OLD)], Verdict.FAIL),
+        ([instance(PmuElement.OFF, properties=OLD)], Verdict.UNKNOWN),
         ([instance(PmuElement.OFF), instance(PmuElement.ABSENT, number=2)], Verdict.UNKNOWN),
         ([instance(PmuElement.OFF, generated=False)], Verdict.UNKNOWN),
         ([domain(defined=OFF)], Verdict.NOT_APPLICABLE),
@@ -152,9 +219,6 @@ def test_an_instance_with_the_pmu_on_by_default_is_changed_through_nova_only() -
     passthrough = definition("host-passthrough")
     report = chain_of(domain(defined=passthrough, run=passthrough, runs=process("host", QEMU_11), nova=nova(), generated=True))
     assert (report.chain.state, report.chain.next_action) == (ChainState.ON, NextAction.SET_PMU_OFF_IN_NOVA)
-
-
-OLD = nova(None, None, "26.2.2")
 
 
 def test_an_old_instance_that_runs_with_the_element_on_was_asked_for_whatever_its_definition_says_now() -> None:

@@ -5,8 +5,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+
+from exitguard.cli.edge import run as run_here
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -48,6 +51,27 @@ def exitguard(environment: dict[str, str]) -> Run:
         )
 
     return run
+
+
+class Told(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def nova(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+    """Run `exitguard nova ARGUMENTS...` as the command does, in this process, which has it loaded already."""
+    for name in [name for name in os.environ if name.startswith(("EXITGUARD_", "OS_"))]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    def told(*arguments: str | Path, verb: str = "nova") -> Told:
+        code = run_here([verb, *map(str, arguments)])
+        return Told(code, *capsys.readouterr())
+
+    return told
 
 
 @pytest.fixture

@@ -133,6 +133,9 @@ def test_remedies_are_those_of_the_rules_that_have_one() -> None:
         "HOST-QEMU-PMU-CAP": "qemu_pmu_cap",
         "DOM-PMU-PERSISTENT": "domain_pmu_off",
         "NOVA-DEFAULT-OFF": "nova_flavor_default",
+        "NOVA-FLAVOR-SILENT": "nova_flavor_default",
+        "NOVA-IMAGE-SILENT": "nova_image_default",
+        "NOVA-INSTANCE-PMU": "nova_instance_pmu_off",
     }
 
 

@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from exitguard.model.finding import Finding, Severity, Subject, SubjectKind, Verdict
 from exitguard.policy.schema import Waiver, WaiverScope
-from exitguard.policy.waiver import WaiverUse, apply_waivers
+from exitguard.policy.waiver import WaiverUse, apply_waivers, protects
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 HOST, OTHER_HOST = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
@@ -26,10 +27,17 @@ HOST_FINDING = finding(SubjectKind.HOST, HOST, "hv1")
 
 
 def waiver(
-    *, hosts: tuple[str, ...] = (), domains: tuple[str, ...] = (), waiver_id: str = "CHG-1", created: datetime | None = None, days: int = 30
+    *,
+    hosts: tuple[str, ...] = (),
+    domains: tuple[str, ...] = (),
+    flavors: tuple[str, ...] = (),
+    images: tuple[str, ...] = (),
+    waiver_id: str = "CHG-1",
+    created: datetime | None = None,
+    days: int = 30,
 ) -> Waiver:
     start = created or NOW - timedelta(days=1)
-    scope = WaiverScope(hosts=hosts, domains=domains)
+    scope = WaiverScope(hosts=hosts, domains=domains, flavors=flavors, images=images)
     return Waiver(
         id=waiver_id,
         rules=("RULE-A",),
@@ -171,6 +179,56 @@ def test_first_waiver_that_covers_a_finding_is_named_and_the_second_is_active_to
     ((judged,), use) = applied((finding(),), first, second)
     assert judged.waiver == "CHG-1"
     assert use.active == (first, second)
+
+
+@pytest.mark.parametrize("one", [waiver(flavors=("*",)), waiver(images=("*",))])
+def test_a_waiver_for_a_cloud_s_flavors_or_images_covers_and_protects_nothing_on_a_host(one: Waiver) -> None:
+    _, use = applied((HOST_FINDING, finding()), one)
+    assert use == WaiverUse(elsewhere=(one,))
+    for kind in (SubjectKind.DOMAIN, SubjectKind.INSTANCE):
+        assert not protects(one, Subject(kind=kind, id=VM, name="*"), host_id=HOST, hostname="hv1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "protected"),
+    [
+        (SubjectKind.FLAVOR, waiver(flavors=("m1.small",)), True),
+        (SubjectKind.FLAVOR, waiver(flavors=("7",)), True),
+        (SubjectKind.FLAVOR, waiver(flavors=("m1",)), False),
+        (SubjectKind.FLAVOR, waiver(images=("*",)), False),
+        (SubjectKind.FLAVOR, waiver(hosts=("*",), domains=("*",)), False),
+        (SubjectKind.IMAGE, waiver(images=("m1.small",)), True),
+        (SubjectKind.IMAGE, waiver(flavors=("*",)), False),
+        (SubjectKind.INSTANCE, waiver(hosts=("hv1",)), True),
+        (SubjectKind.INSTANCE, waiver(domains=("m1.small",)), True),
+        (SubjectKind.INSTANCE, waiver(hosts=("hv2",), domains=("m1.small",)), False),
+        (SubjectKind.DOMAIN, waiver(hosts=("hv1",)), True),
+        (SubjectKind.CLOUD, waiver(hosts=("*",)), False),
+    ],
+)
+def test_what_a_scope_protects(kind: SubjectKind, one: Waiver, protected: bool) -> None:  # noqa: FBT001
+    assert protects(one, Subject(kind=kind, id="7", name="m1.small"), host_id=HOST, hostname="hv1") is protected
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        {},
+        {"flavors": ("a",), "hosts": ("hv1",)},
+        {"flavors": ("a",), "images": ("b",)},
+        {"images": ("b",), "domains": ("web",)},
+        {"flavors": ("a",), "images": ("b",), "hosts": ("hv1",), "domains": ("web",)},
+    ],
+)
+def test_a_scope_that_no_failure_can_fit_is_refused(scope: dict[str, tuple[str, ...]]) -> None:
+    with pytest.raises(ValidationError):
+        WaiverScope.model_validate(scope)
+
+
+def test_a_flavor_named_like_the_id_of_another_is_not_waived() -> None:
+    """Ids of flavors may be uuids; an entry that is one never matches a name."""
+    taken = Subject(kind=SubjectKind.FLAVOR, id="7", name=VM)
+    assert not protects(waiver(flavors=(VM,)), taken, host_id=HOST, hostname="hv1")
 
 
 entries = st.lists(st.sampled_from([HOST, OTHER_HOST, VM, OTHER_VM, "hv1", "web", "*"]), max_size=2).map(tuple)

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 import pytest
 
-from exitguard.model import domain, finding, host, kernel, plan, pmu, run
+from exitguard.model import domain, finding, host, instance, kernel, plan, pmu, run
 from exitguard.report.words import KINDS, WORDS, all_names, label, meaning, members_named
 
 ALL_MEMBERS = [member for kind in WORDS for member in kind]
@@ -15,7 +15,7 @@ WITHOUT_WORDS = {finding.Severity, finding.SubjectKind, pmu.PmuElement, pmu.Tri,
 def test_every_enumeration_of_the_vocabulary_has_words_or_needs_none() -> None:
     kinds = {
         value
-        for module in (domain, finding, host, kernel, plan, pmu, run)
+        for module in (domain, finding, host, instance, kernel, plan, pmu, run)
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, StrEnum) and value is not StrEnum
     }
@@ -49,7 +49,8 @@ def test_a_member_is_found_by_its_value_and_by_its_label(member: StrEnum) -> Non
 
 def test_there_are_several_kinds_of_unknown() -> None:
     kinds = {type(member) for member in members_named("unknown")}
-    assert {kernel.KernelState, finding.Verdict, pmu.ChainState, pmu.PmuSetting, domain.OwnerKind, plan.LeftAloneBecause} == kinds
+    shared = {kernel.KernelState, finding.Verdict, pmu.ChainState, pmu.PmuSetting, domain.OwnerKind, plan.LeftAloneBecause}
+    assert shared | {instance.PmuOrigin} == kinds
 
 
 def test_dashes_and_case_do_not_matter() -> None:

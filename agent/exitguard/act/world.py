@@ -42,6 +42,7 @@ _IN_FORCE = (StepOutcome.DONE, StepOutcome.ALREADY)
 _UNCERTAIN = (StepOutcome.FAILED, StepOutcome.UNREACHABLE, StepOutcome.TIMED_OUT)
 #: More than the time limits of these remedies' own modules together: downloads and installs of packages.
 _LEAST_SECONDS = {Remedy.KERNEL_GUARD: 3 * 3600, Remedy.QEMU_PMU_CAP: 4 * 3600, Remedy.KVM_ENABLE_PMU_OFF: 3600}
+_MOST_SECONDS_OF_A_CLOUD = 24 * 3600
 #: Beside the time that the steps of one host may take: connecting, becoming root, and the end of the play.
 _GRACE_SECONDS = 60
 
@@ -273,6 +274,8 @@ class World:
         if unseen:  # taken up again after an end between the look and the steps
             self._look(unseen)
         seconds = max(self.plan.pace.step_timeout_seconds, _LEAST_SECONDS.get(remedy, 0))
+        if any(self._hosts[host_id].cloud is not None for host_id in by_host):
+            seconds = min(seconds * len(steps), _MOST_SECONDS_OF_A_CLOUD)  # one request or program after another
         # A package manager that is killed in the middle leaves a host that may not boot: it is waited for, come what may.
         installs = remedy in _LEAST_SECONDS and not check
         return run_playbook(
@@ -323,7 +326,11 @@ class World:
             variables[f"{remedy.value}_uri"] = uri
         cloud = self._hosts[host_id].cloud
         if cloud is not None:
-            variables |= {f"{remedy.value}_cloud": cloud, f"{remedy.value}_cloud_id": host_id}
+            variables |= {
+                f"{remedy.value}_cloud": cloud,
+                f"{remedy.value}_cloud_id": host_id,
+                f"{remedy.value}_failure_budget": self.plan.pace.failure_budget,
+            }
         if remedy is Remedy.NOVA_INSTANCE_PMU_OFF:
             variables[f"{remedy.value}_nova_manage"] = list(self.rulebook.policy.remedies.nova.nova_manage)
             variables[f"{remedy.value}_record_dir"] = str(self.records)

@@ -1,7 +1,8 @@
 """The whole judgement: one FactsDocument and a rulebook in, one AuditReport out. Pure."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from datetime import datetime
 
 from exitguard.audit.domain import HostJudgement, judge_domain
 from exitguard.audit.kernel import judge_kernel
@@ -14,7 +15,7 @@ from exitguard.model.finding import OF_A_CLOUD, Finding, Subject, SubjectKind, V
 from exitguard.model.kernel import KernelStatement, KernelVerdict
 from exitguard.model.pmu import ChainState, Tri
 from exitguard.model.time import format_rfc3339
-from exitguard.policy.schema import Check, Rule, Rulebook
+from exitguard.policy.schema import Check, Rule, Rulebook, Waiver
 from exitguard.policy.waiver import WaiverUse, apply_waivers
 
 
@@ -22,7 +23,7 @@ def judge(facts: FactsDocument, rulebook: Rulebook, *, machine_ids_seen: tuple[s
     """What is so, what it means, and why. `machine_ids_seen` are those known under this host id, none without a store."""
     judged, findings, use = judge_facts(facts, rulebook, machine_ids_seen=machine_ids_seen)
     judgement = judged.host
-    findings += _waiver_findings(rulebook, use, facts)
+    findings += waiver_findings(rulebook, use, facts.observed_at, "this host")
     reports = tuple(domain.report for domain in judged.domains)
     return AuditReport(
         tool=facts.tool,
@@ -77,7 +78,14 @@ def judge_again(facts: FactsDocument, rulebook: Rulebook, uuids: frozenset[str])
 def _check_rules(rules: Iterable[Rule], judged: Judged, rulebook: Rulebook) -> tuple[tuple[Finding, ...], WaiverUse]:
     identity = judged.facts.host.identity
     findings = tuple(each for rule in rules if rule.subject not in OF_A_CLOUD for each in check_rule(rule, judged))
-    return apply_waivers(findings, rulebook.waivers, host_id=identity.id, hostname=identity.hostname.value, now=judged.facts.observed_at)
+    waivers = waivers_about(rulebook, set(SubjectKind) - OF_A_CLOUD)
+    return apply_waivers(findings, waivers, host_id=identity.id, hostname=identity.hostname.value, now=judged.facts.observed_at)
+
+
+def waivers_about(rulebook: Rulebook, kinds: Collection[SubjectKind]) -> tuple[Waiver, ...]:
+    """The waivers that name a rule about one of these kinds: the audit of a host says nothing of those for a cloud, nor the other way."""
+    rules = {rule.id for rule in rulebook.policy.rules if rule.subject in kinds}
+    return tuple(waiver for waiver in rulebook.waivers if not rules.isdisjoint(waiver.rules))
 
 
 def _clears_on_disk(facts: FactsDocument, rulebook: Rulebook) -> dict[str, tuple[Tri, str]]:
@@ -101,7 +109,7 @@ def _clears_on_disk(facts: FactsDocument, rulebook: Rulebook) -> dict[str, tuple
     return clears
 
 
-def _waiver_findings(rulebook: Rulebook, use: WaiverUse, facts: FactsDocument) -> tuple[Finding, ...]:
+def waiver_findings(rulebook: Rulebook, use: WaiverUse, observed_at: datetime, where: str) -> tuple[Finding, ...]:
     """Waivers that do not do what somebody believes they do: expired, unmatched, malformed."""
     rules = [rule for rule in rulebook.policy.rules if rule.check is Check.WAIVERS]
     found = []
@@ -110,15 +118,15 @@ def _waiver_findings(rulebook: Rulebook, use: WaiverUse, facts: FactsDocument) -
             (use.active, Verdict.PASS, "in force"),
             (use.expired, Verdict.FAIL, "expired: it covers nothing any more"),
             (use.not_yet, Verdict.FAIL, "created in the future: it covers nothing yet"),
-            (use.unmatched, Verdict.FAIL, "in force for this host, yet it covers no failing finding: mended since, or misspelt"),
+            (use.unmatched, Verdict.FAIL, f"in force for {where}, yet it covers no failing finding: mended since, or misspelt"),
         ):
             for waiver in group:
                 value = f"rules {', '.join(waiver.rules)}, approved by {waiver.approver}, expires {format_rfc3339(waiver.expires)}"
-                evidence = (Evidence(source="waivers", value=value, observed_at=facts.observed_at),)
+                evidence = (Evidence(source="waivers", value=value, observed_at=observed_at),)
                 subject = Subject(kind=SubjectKind.POLICY, id=waiver.id, name=waiver.id)
                 found.append(finding(rule, subject, verdict, f"waiver {waiver.id} is {reason}", evidence))
         for problem in rulebook.waiver_problems:
-            evidence = (Evidence(source=problem.where, value=problem.message, observed_at=facts.observed_at),)
+            evidence = (Evidence(source=problem.where, value=problem.message, observed_at=observed_at),)
             subject = Subject(kind=SubjectKind.POLICY, id=f"{problem.file}: {problem.path}", name=problem.path or problem.file)
             found.append(finding(rule, subject, Verdict.ERROR, f"not applied: {problem.sentence}", evidence))
     return tuple(found)

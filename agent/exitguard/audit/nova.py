@@ -1,13 +1,18 @@
 """Nova as an owner: what an instance was asked for, and whether this compute node's Nova turns the PMU off by default. Pure.
 
-There is no upstream option for such a default; vendors patch one in under names of their own. So it is told by behaviour: an
-instance whose stored flavor and image are silent, whose running XML Nova itself had just generated on this host, shows what
-Nova writes by default. Everything else (older metadata without properties, a restored or migrated run, a definition that
-somebody touched) is no witness.
+There is no upstream option for such a default; vendors patch one in under names of their own. So it is told by behaviour, of runs
+whose XML Nova itself had just generated on this host:
+
+- with <pmu state='off'/>, of an instance whose stored flavor and image are known to be silent: nothing but a default wrote it;
+- without the element, of any instance: flavor, image and default would each have made Nova write one, so none of them says anything
+  (nova/virt/hardware.py, get_pmu_constraint). This holds for every Nova, whether or not its metadata has properties.
+
+Everything else (a restored or migrated run, a definition that somebody touched, an element that may be the flavor's) is no witness.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from exitguard.model.domain import DomainFacts, NovaInstance, OwnerKind
 from exitguard.model.pmu import PmuElement, PmuSetting, Tri
@@ -39,6 +44,14 @@ def is_silent(nova: NovaInstance) -> bool:
     return nova.flavor_hw_pmu == "" and nova.image_hw_pmu == ""
 
 
+class Witness(NamedTuple):
+    """What one instance shows of Nova's default. `wrote` is what `written_by_nova` gives; `silent`: flavor and image are known to be."""
+
+    uuid: str
+    wrote: PmuElement | None
+    silent: bool
+
+
 @dataclass(frozen=True)
 class NovaDefault:
     """Whether Nova defaults to PMU off on this host, by its witnesses."""
@@ -49,26 +62,39 @@ class NovaDefault:
     disproofs: tuple[str, ...]  # uuids of witnesses without the element
 
 
-def judge_nova_default(domains: Iterable[DomainFacts]) -> NovaDefault:
-    """Proof, disproof, or unknown: no witness, or witnesses that contradict each other."""
-    instances = [domain for domain in domains if domain.nova is not None]
-    proofs = tuple(domain.uuid for domain in instances if _witnesses(domain, PmuElement.OFF))
-    disproofs = tuple(domain.uuid for domain in instances if _witnesses(domain, PmuElement.ABSENT))
+def judge_nova_default(domains: Iterable[DomainFacts], silent: Callable[[DomainFacts], bool] | None = None) -> NovaDefault:
+    """Proof, disproof, or unknown: no witness, or witnesses that contradict each other.
+
+    `silent` says of a Nova instance whether its flavor and image are known to say nothing, where more is known than its XML tells.
+    """
+    known_silent = silent or _silent_by_its_metadata
+    return weigh(Witness(domain.uuid, written_by_nova(domain), known_silent(domain)) for domain in domains if domain.nova is not None)
+
+
+def weigh(instances: Iterable[Witness]) -> NovaDefault:
+    """What all the Nova instances of one host show together; those that show nothing are only counted."""
+    count, proofs, disproofs = 0, [], []
+    for instance in instances:
+        count += 1
+        if instance.wrote is PmuElement.ABSENT:
+            disproofs.append(instance.uuid)
+        elif instance.wrote is PmuElement.OFF and instance.silent:
+            proofs.append(instance.uuid)
     holds = Tri.UNKNOWN if bool(proofs) == bool(disproofs) else Tri.YES if proofs else Tri.NO
-    return NovaDefault(holds, len(instances), proofs, disproofs)
+    return NovaDefault(holds, count, tuple(proofs), tuple(disproofs))
 
 
-def _witnesses(domain: DomainFacts, element: PmuElement) -> bool:
+def written_by_nova(domain: DomainFacts) -> PmuElement | None:
+    """The element that Nova itself wrote when it began this run here; None where the XML may be somebody else's, or nothing runs."""
     generated = domain.started_as_generated
-    return (
-        domain.nova is not None
-        and is_silent(domain.nova)
-        and generated is not None
-        and generated.value is True
-        and domain.run is not None
-        and domain.run.value is not None
-        and domain.run.value.pmu is element
-    )
+    run = domain.run.value if domain.run is not None else None
+    if domain.nova is None or generated is None or generated.value is not True or run is None:
+        return None
+    return run.pmu
+
+
+def _silent_by_its_metadata(domain: DomainFacts) -> bool:
+    return domain.nova is not None and is_silent(domain.nova)
 
 
 def keeps(domain: DomainFacts, persistent: PmuSetting, default: NovaDefault) -> tuple[Tri, str]:
@@ -82,7 +108,7 @@ def keeps(domain: DomainFacts, persistent: PmuSetting, default: NovaDefault) -> 
             return Tri.NO, "its flavor or image says hw_pmu=true: Nova writes that at the next hard reboot"
         case Tri.NO if not is_silent(domain.nova):
             return Tri.YES, "its flavor or image says hw_pmu=false"
-        case _ if _written_by_nova(domain, persistent):
+        case _ if _still_as_nova_wrote_it(domain, persistent):
             return Tri.YES, "Nova wrote this PMU setting itself when it started the instance"
         case Tri.NO if default.holds is Tri.NO and persistent is PmuSetting.OFF:
             return Tri.NO, "flavor and image are silent and Nova has no such default: the next hard reboot drops the element"
@@ -94,16 +120,10 @@ def keeps(domain: DomainFacts, persistent: PmuSetting, default: NovaDefault) -> 
             return Tri.UNKNOWN, "flavor and image properties are not in the XML before Nova 32.0.0: the Nova API would tell"
 
 
-def _written_by_nova(domain: DomainFacts, persistent: PmuSetting) -> bool:
+def _still_as_nova_wrote_it(domain: DomainFacts, persistent: PmuSetting) -> bool:
     """Whether the definition still says what Nova had generated when the run began."""
-    generated = domain.started_as_generated
-    run = domain.run.value if domain.run is not None else None
+    wrote = written_by_nova(domain)
     definition = domain.definition.value if domain.definition is not None else None
     return (
-        generated is not None
-        and generated.value is True
-        and run is not None
-        and definition is not None
-        and run.pmu is definition.pmu
-        and persistent in (PmuSetting.OFF, PmuSetting.DEFAULT_OFF)
+        wrote is not None and definition is not None and wrote is definition.pmu and persistent in (PmuSetting.OFF, PmuSetting.DEFAULT_OFF)
     )

@@ -18,9 +18,14 @@ def setting_of_definition(definition: DomainDefinition) -> PmuSetting:
         return PmuSetting.UNKNOWN  # <qemu:commandline> may say otherwise than the element
     if definition.pmu is not PmuElement.ABSENT:
         return PmuSetting(definition.pmu.value)
-    if definition.cpu_mode in _DEFAULT_ON_MODES:
+    return setting_of_cpu_mode(definition.cpu_mode)
+
+
+def setting_of_cpu_mode(cpu_mode: str | None) -> PmuSetting:
+    """What QEMU does of its own accord, without an element."""
+    if cpu_mode in _DEFAULT_ON_MODES:
         return PmuSetting.DEFAULT_ON
-    return PmuSetting.DEFAULT_OFF if definition.cpu_mode in _DEFAULT_OFF_MODES else PmuSetting.UNKNOWN
+    return PmuSetting.DEFAULT_OFF if cpu_mode in _DEFAULT_OFF_MODES else PmuSetting.UNKNOWN
 
 
 def setting_of_process(cpu: CpuArgument) -> PmuSetting:

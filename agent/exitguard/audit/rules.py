@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from exitguard.audit import verdicts
 from exitguard.audit.chain import Run
 from exitguard.audit.domain import DomainJudgement, HostJudgement
+from exitguard.audit.nova_option import judge_option
 from exitguard.model.documents import FactsDocument
 from exitguard.model.evidence import Evidence
 from exitguard.model.finding import Finding, Subject, SubjectKind, Verdict
 from exitguard.model.kernel import InstalledVerdict, KernelState, KernelStatement
 from exitguard.model.pmu import Chain, ChainState, LinkName, PmuSetting, Tri
 from exitguard.model.record import Observed
-from exitguard.policy.schema import Check, Rule, SourceName, SourcesParameters
+from exitguard.policy.parameters import NovaDefaultParameters, SourceName, SourcesParameters
+from exitguard.policy.schema import Check, Rule
 
 _WOULD_HELP = {True: "would help", False: "would not help", None: "may or may not help"}
 #: More kernels than this in one sentence tell nobody anything; the evidence has all.
@@ -171,7 +173,8 @@ def _qemu_pmu_capability(rule: Rule, judged: Judged) -> Iterator[Finding]:
 
 def _sources(rule: Rule, judged: Judged) -> Iterator[Finding]:
     """What could not be seen although a verdict rests on it."""
-    required = (rule.parameters or SourcesParameters()).required
+    parameters = rule.parameters if isinstance(rule.parameters, SourcesParameters) else SourcesParameters()
+    required = parameters.required
     missing = [(source, why) for source in required for why in _missing(source, judged)]
     if not missing:
         reason = f"all required sources were seen: {', '.join(source.value for source in required)}"
@@ -255,7 +258,7 @@ def _nova_default_off(rule: Rule, judged: Judged) -> Iterator[Finding]:
         return
     counts = f"{len(default.proofs)} witnesses for it, {len(default.disproofs)} against, of {default.instances} instances"
     evidence = tuple(judged.evidence(f"instance {uuid}", "silent flavor and image, <pmu state='off'/>") for uuid in default.proofs[:5])
-    evidence += tuple(judged.evidence(f"instance {uuid}", "silent flavor and image, no <pmu> element") for uuid in default.disproofs[:5])
+    evidence += tuple(judged.evidence(f"instance {uuid}", "no <pmu> element in what Nova wrote") for uuid in default.disproofs[:5])
     match default.holds:
         case Tri.YES:
             verdict, reason = Verdict.PASS, f"Nova defaults to PMU off here: {counts}"
@@ -264,6 +267,10 @@ def _nova_default_off(rule: Rule, judged: Judged) -> Iterator[Finding]:
         case Tri.UNKNOWN:
             verdict = Verdict.UNKNOWN
             reason = f"the witnesses contradict each other: {counts}" if default.proofs else f"no instance is a witness: {counts}"
+    if isinstance(rule.parameters, NovaDefaultParameters):
+        said = judge_option(judged.facts.host.nova_option, rule.parameters, default.holds)
+        evidence += (judged.evidence(said.source, said.value),)
+        reason = f"{reason}; {said.sentence}"
     yield finding(rule, judged.host_subject, verdict, reason, evidence)
 
 

@@ -15,6 +15,7 @@ from exitguard.cli import (
     explain,
     facts,
     kernel,
+    nova,
     plan,
     policy,
     report,
@@ -41,6 +42,7 @@ app.command("explain")(explain.explain)
 app.command("doctor")(doctor.doctor)
 app.command("facts")(facts.facts)
 app.add_typer(kernel.app, name="kernel")
+app.add_typer(nova.app, name="nova")
 app.command("plan")(plan.plan)
 app.command("approve")(approve.approve)
 app.command("apply")(apply.apply)

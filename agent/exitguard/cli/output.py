@@ -20,16 +20,17 @@ class OutputError(Exception):
     """The result could not be written; its text says where and why."""
 
 
-def write_result(text: str, output: Path | None) -> None:
-    """Write the result to `output`, or to standard output. Raises OutputError.
+def write_result(text: str | Iterable[str], output: Path | None) -> None:
+    """Write the result, or the pieces that it is made of, to `output` or to standard output. Raises OutputError.
 
     A reader that went away (`| head`) is no error: it has read what it wanted, and the exit code still tells the verdict.
     """
+    pieces = (text,) if isinstance(text, str) else text
     if output is None:
-        _write_stdout(text)
+        _write_stdout(pieces)
         return
     try:
-        _write_file(text, output)
+        _write_file(pieces, output)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise OutputError(
@@ -37,11 +38,11 @@ def write_result(text: str, output: Path | None) -> None:
         ) from error
 
 
-def _write_stdout(text: str) -> None:
+def _write_stdout(pieces: Iterable[str]) -> None:
     if sys.stdout is None:  # `>&-`
         raise OutputError("standard output is closed: expected somewhere to write to, or --output FILE")
     try:
-        sys.stdout.write(text)
+        sys.stdout.writelines(pieces)
         sys.stdout.flush()
     except BrokenPipeError:
         silence_stdout()
@@ -63,13 +64,13 @@ def silence_stdout() -> None:
         os.close(descriptor)
 
 
-def _write_file(text: str, output: Path) -> None:
+def _write_file(pieces: Iterable[str], output: Path) -> None:
     """A temporary file beside the target, then a rename; devices and pipes, which cannot be replaced, are written to."""
     target = output.resolve()  # through a symbolic link, as a shell's `>` would
     mode = _mode(target)
     if mode is not None and not stat.S_ISREG(mode):
         with target.open("w", encoding="utf-8") as file:  # a directory raises IsADirectoryError here
-            file.write(text)
+            file.writelines(pieces)
         return
     temporary = target.with_name(f".{target.name[:200]}.{os.getpid()}.{os.urandom(4).hex()}")
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)  # less the umask
@@ -77,7 +78,7 @@ def _write_file(text: str, output: Path) -> None:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             if mode is not None:
                 os.fchmod(descriptor, stat.S_IMODE(mode))
-            file.write(text)
+            file.writelines(pieces)
             file.flush()
             os.fsync(descriptor)
         temporary.replace(target)

@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+from pydantic import Field
+
 from exitguard.model.host import QemuBinary
 from exitguard.model.pmu import PmuElement
 from exitguard.model.record import Observed, Record
@@ -70,6 +72,10 @@ class NovaInstance(Record):
     flavor_hw_pmu: str | None = None
     #: `hw_pmu` of the image, likewise.
     image_hw_pmu: str | None = None
+    #: The flavor's id, which is its own even where the name was given anew; None before Nova 32.0.0.
+    flavor_id: str | None = Field(default=None, exclude_if=lambda flavor: flavor is None)
+    #: Id of the image that it was made from; None for one that boots from a volume.
+    image: str | None = Field(default=None, exclude_if=lambda image: image is None)
 
 
 class DomainFacts(Record):

@@ -179,6 +179,17 @@ class UnmanagedGuest(Record):
     executable: str | None
 
 
+class NovaOption(Record):
+    """One option of nova.conf, as its files hold it: what nova-compute reads when it starts, not what is in force."""
+
+    #: `section.option`.
+    name: str
+    #: The file that sets it, the last of those that do; None where none does.
+    file: str | None
+    #: Its text where that is a boolean, or what was looked for; None for any other, which is not kept: these files hold passwords.
+    value: str | None
+
+
 class HostFacts(Record):
     """Everything stable that is known of one host but its domains."""
 
@@ -193,3 +204,5 @@ class HostFacts(Record):
     unmanaged: Observed[tuple[UnmanagedGuest, ...]]
     #: Why an operator has marked the host as in maintenance; None where it is not.
     maintenance: str | None = Field(default=None, exclude_if=lambda mark: mark is None)
+    #: The vendor's option that makes Nova default to PMU off; None where the policy names none.
+    nova_option: Observed[NovaOption] | None = Field(default=None, exclude_if=lambda option: option is None)

@@ -14,6 +14,7 @@ from exitguard.model.host import MitigationClass
 from exitguard.model.kernel import Body, KernelState
 from exitguard.model.plan import Remedy
 from exitguard.model.time import UtcTime
+from exitguard.policy.parameters import NovaDefaultParameters, Parameters, SourcesParameters
 from exitguard.policy.part import (
     BUILD_ID_PATTERN,
     WAIVER_ID_PATTERN,
@@ -87,21 +88,7 @@ SUBJECT_OF: dict[Check, SubjectKind] = {
 }
 
 
-class SourceName(StrEnum):
-    """The sources that the `sources` check can require."""
-
-    KERNEL_RELEASE = "kernel_release"
-    KERNEL_EVIDENCE = "kernel_evidence"
-    KVM_ENABLE_PMU = "kvm_enable_pmu"
-    LIBVIRT = "libvirt"
-    PROCESSES = "processes"
-    ALL_GUESTS = "all_guests"
-
-
-class SourcesParameters(PolicyPart):
-    """Parameters of the `sources` check."""
-
-    required: tuple[SourceName, ...] = Field(default=tuple(SourceName), min_length=1)
+_PARAMETERS_OF: dict[Check, type[PolicyPart]] = {Check.SOURCES: SourcesParameters, Check.NOVA_DEFAULT_OFF: NovaDefaultParameters}
 
 
 class Rule(PolicyPart):
@@ -114,13 +101,19 @@ class Rule(PolicyPart):
     references: tuple[Line, ...] = ()
     subject: SubjectKind
     check: Check
-    parameters: SourcesParameters | None = Field(default=None, description="parameters of the check; only `sources` takes any")
+    parameters: Parameters | None = Field(
+        default=None, description="parameters of the check; only `sources` and `nova_default_off` take any"
+    )
     remedy: Remedy | None = Field(default=None, description="the remedy that mends a failure, or none")
 
     @model_validator(mode="after")
     def _fits_its_check(self) -> Self:
-        if self.parameters is not None and self.check is not Check.SOURCES:
+        taken = _PARAMETERS_OF.get(self.check)
+        if self.parameters is not None and taken is None:
             raise fault(("parameters",), f"check {self.check} takes no parameters: remove them")
+        if self.parameters is not None and taken is not None and not isinstance(self.parameters, taken):
+            keys = ", ".join(taken.model_fields)
+            raise fault(("parameters",), f"expected parameters of check {self.check}, which are {keys}; found another check's")
         if self.subject is not SUBJECT_OF[self.check]:
             raise fault(
                 ("subject",), f"expected {str(SUBJECT_OF[self.check])!r}, which check {self.check} judges, found {str(self.subject)!r}"
@@ -335,17 +328,28 @@ class Costs(PolicyPart):
 
 
 class WaiverScope(PolicyPart):
-    """Whom a waiver covers: every given key must match; at least one is needed (policy/waiver.py says what each covers)."""
+    """Whom a waiver covers: `hosts`, `domains` or both, or `flavors`, or `images` (policy/waiver.py says what each covers)."""
 
-    hosts: tuple[Line, ...] = Field(default=(), description="host ids or exact host names; '*' stands for all")
+    hosts: tuple[Line, ...] = Field(
+        default=(), description="host ids or exact host names, of an instance also its compute host's name; '*' stands for all"
+    )
     domains: tuple[Line, ...] = Field(
-        default=(), description="domain uuids, or exact names; '*' stands for all. Tenants may choose names: prefer uuids"
+        default=(), description="uuids of domains or instances, or exact names; '*' stands for all. Tenants may choose names: prefer uuids"
+    )
+    flavors: tuple[Line, ...] = Field(default=(), description="names or ids of a cloud's flavors; '*' stands for all; alone in its scope")
+    images: tuple[Line, ...] = Field(
+        default=(), description="ids or exact names of a cloud's images; '*' stands for all; alone in its scope. Prefer ids here too"
     )
 
     @model_validator(mode="after")
-    def _not_empty(self) -> Self:
-        if not self.hosts and not self.domains:
-            raise ValueError("an empty scope would waive everything: name hosts, domains, or both; '*' stands for all")
+    def _makes_sense(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name)]
+        if not given:
+            raise ValueError("an empty scope would waive everything: name hosts, domains, flavors or images; '*' stands for all")
+        for name in ("flavors", "images"):
+            if name in given and len(given) > 1:
+                others = " and ".join(other for other in given if other != name)
+                raise fault((name,), f"expected {name} alone, found {others} beside: no failure is about both, so that it would cover none")
         return self
 
 

@@ -68,7 +68,10 @@ def _obstacle(looked: LookedAt, domain: DomainFacts, subject: Subject) -> LeftAl
         return leave(LeftAloneBecause.LOCKED, "an operator's mark in its metadata says: leave alone")
     match domain.owner.kind:
         case OwnerKind.NOVA:
-            return leave(LeftAloneBecause.NOVA_OWNED, "Nova writes this definition anew at each hard reboot: it is set in Nova, not here")
+            set_in_nova = (
+                "Nova writes this definition anew at each hard reboot: `exitguard plan --cloud NAME` sets it in Nova, where it stays"
+            )
+            return leave(LeftAloneBecause.NOVA_OWNED, set_in_nova)
         case OwnerKind.OTHER:
             return leave(LeftAloneBecause.OTHER_OWNER, f"{domain.owner.name} writes this definition: it is set there")
         case OwnerKind.UNKNOWN:

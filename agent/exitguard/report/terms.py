@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from exitguard.facts.domain_xml import LOCK_NAMESPACE
 from exitguard.report.words import normal_form
 
-#: What a remedy without a playbook is to this version: a name.
-ONLY_NAMED = "This version names it and does not apply it: nothing is changed."
-#: What becomes of the others.
+#: What becomes of a remedy.
 PLANNED = "Where the policy allows it, `exitguard plan` shows what it would change, and `exitguard apply` does that."
 
 
@@ -23,6 +21,7 @@ _COLUMN = "column of the domains' table"
 _ANSWER = "answer of an audit"
 _REMEDY = "name of a remedy"
 _CHANGE = "word of plans and rollouts"
+_INSTANCES = "column of `exitguard nova report`"
 
 _APPLIED: dict[str, str] = {
     "domain_pmu_off": "Sets <pmu state='off'/> in the persistent definition of a domain that libvirt owns, and nothing else in it. It "
@@ -33,10 +32,12 @@ _APPLIED: dict[str, str] = {
     "refused where one may want it.",
     "qemu_pmu_cap": "Installs a QEMU that clears kvm->arch.enable_pmu for pmu=off, in a version that the operator pins, after a check of "
     "machine types and migration. A guest uses it from its next cold start.",
-}
-_NAMED: dict[str, str] = {
-    "nova_flavor_default": "Will set hw:pmu=false on Nova flavors that say nothing, so that new instances start with their PMU off.",
-    "nova_instance_pmu_off": "Will set hw_pmu=false for a Nova instance that its owner has stopped, so that it starts with its PMU off.",
+    "nova_flavor_default": "Sets hw:pmu=false on Nova flavors that say nothing, so that instances made from then on start with their PMU "
+    "off. Existing instances keep their silent copy, whatever they go through but a resize.",
+    "nova_image_default": "Sets hw_pmu=false on Glance images that say nothing and that the policy names, so that instances made or "
+    "rebuilt from them from then on start with their PMU off.",
+    "nova_instance_pmu_off": "Sets hw_pmu=false on the stored image properties of a Nova instance that its owner has stopped, so that it "
+    "starts with its PMU off from then on. Nothing is stopped or started for it.",
 }
 
 TERMS: dict[str, Term] = {
@@ -95,8 +96,8 @@ TERMS: dict[str, Term] = {
     ),
     "remedy": Term(
         "what a policy names for a rule",
-        f"What mends a failure, with a playbook of its own: {', '.join(sorted(_APPLIED))}. Only named so far: {', '.join(sorted(_NAMED))}. "
-        "Which may be planned stands in the policy, under remedies.allowed.",
+        f"What mends a failure, with a playbook of its own: {', '.join(sorted(_APPLIED))}. Which may be planned stands in the policy, "
+        "under remedies.allowed.",
     ),
     "plan": Term(
         _CHANGE,
@@ -140,8 +141,27 @@ TERMS: dict[str, Term] = {
         "What the step saves on an exit is not known here: no measured or tabled cost fits this processor, kernel and its mitigations. "
         "It is not zero, and counts nowhere.",
     ),
+    "origin": Term(
+        "column of the instances' table",
+        "Where an instance's PMU setting comes from: its flavor, its image, both, a remedy, the cloud's default, QEMU's default, or an "
+        "edit behind Nova's back. Each is a word for `exitguard explain`.",
+    ),
+    "survives": Term(
+        "field of a cloud's report",
+        "Whether what the instance's definition says now is what Nova will write at the next hard reboot, or stop and start.",
+    ),
+    "off and kept": Term(
+        _INSTANCES, "Nova starts the instance with its PMU off, each time, and nothing that was seen of it has the PMU on now."
+    ),
+    "off next": Term(
+        _INSTANCES,
+        "Nova starts the instance with its PMU off from its next hard reboot, or stop and start; until then its definition or its run has "
+        "the PMU on, and nothing is saved.",
+    ),
+    "on by default": Term(
+        _INSTANCES, "The instance has a PMU, or gets one at its next start, since nobody said otherwise: QEMU's default for its CPU mode."
+    ),
     **{name: Term(_REMEDY, f"{meaning} {PLANNED}") for name, meaning in _APPLIED.items()},
-    **{name: Term(_REMEDY, f"{meaning} {ONLY_NAMED}") for name, meaning in _NAMED.items()},
 }
 
 
