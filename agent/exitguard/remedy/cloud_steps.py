@@ -54,7 +54,7 @@ class _Looked:
     cloud: CloudFacts
     report: CloudReport
     rulebook: Rulebook
-    now: datetime
+    planned_at: datetime
 
     @property
     def allowed(self) -> NovaRemedies:
@@ -157,7 +157,9 @@ def _allowed(looked: _Looked, decision: Step | LeftAlone) -> Step | LeftAlone:
 
 def _decide(looked: _Looked, finding: Finding, remedy: Remedy) -> Step | LeftAlone:
     subject, cloud = finding.subject, looked.cloud
-    if is_waived(subject, cloud, looked.rulebook, (looked.now, cloud.observed_at)):
+    times = (looked.planned_at, cloud.observed_at)
+    instance = looked.instances.get(subject.id)
+    if is_waived(subject, cloud, looked.rulebook, times, host_id=(instance.host_id if instance is not None else None) or ""):
         return looked.leave(subject, remedy, LeftAloneBecause.WAIVED, "a failure of it is waived")
     if remedy is Remedy.NOVA_FLAVOR_DEFAULT and subject.id in cloud.flavors_by_id:
         return _flavor(looked, finding, cloud.flavors_by_id[subject.id])
@@ -278,9 +280,10 @@ def _instance(looked: _Looked, finding: Finding, server: Server) -> Step | LeftA
 
 def _instance_obstacle(looked: _Looked, server: Server) -> tuple[LeftAloneBecause, str] | None:
     instance = looked.instances[server.uuid]
-    if server.locked is not False:
-        told = "Nova's lock is on it" if server.locked else "whether Nova's lock is on it was not shown"
-        return LeftAloneBecause.LOCKED if server.locked else LeftAloneBecause.UNKNOWN, told
+    if server.locked or instance.locked:
+        return LeftAloneBecause.LOCKED, "Nova's lock is on it" if server.locked else "an operator's mark in its metadata says: leave alone"
+    if server.locked is None:
+        return LeftAloneBecause.UNKNOWN, "whether Nova's lock is on it was not shown"
     wishes = (instance.flavor_hw_pmu, instance.image_hw_pmu, server.flavor_hw_pmu, server.image_hw_pmu)
     if any(wish(text) is True for text in wishes):
         return LeftAloneBecause.OPTED_OUT, "its flavor or image asks for the PMU: it keeps it"

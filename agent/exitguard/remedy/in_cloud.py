@@ -142,12 +142,12 @@ def why_blind(steps: tuple[Step, ...], cloud: CloudFacts) -> str | None:
     return None
 
 
-def is_waived(subject: Subject, cloud: CloudFacts, rulebook: Rulebook, times: tuple[datetime, ...]) -> bool:
+def is_waived(subject: Subject, cloud: CloudFacts, rulebook: Rulebook, times: tuple[datetime, ...], *, host_id: str = "") -> bool:
     """Whether somebody answers for a failure of this flavor, image or instance at any of these times: then it is left alone."""
     server = cloud.servers_by_uuid.get(subject.id) if subject.kind is SubjectKind.INSTANCE else None
     rules = {rule.id for rule in rulebook.policy.rules if rule.subject is subject.kind}
     return any(
-        protects(waiver, subject, host_id="", hostname=server.host if server is not None else None)
+        protects(waiver, subject, host_id=host_id, hostname=server.host if server is not None else None)
         for waiver in rulebook.waivers
         if not rules.isdisjoint(waiver.rules) and any(waiver.created <= time < waiver.expires for time in times)
     )
