@@ -78,9 +78,7 @@ exitguard:
   type: dict
 """
 
-import contextlib
 import json
-import os
 import re
 import time
 from pathlib import Path
@@ -88,7 +86,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.exitguard_host_step import ALREADY, CHANGED_SINCE, FAILED, REFUSED, Ended, last_words, run
-from ansible.module_utils.exitguard_nova import CLOUD_OPTIONS, Cloud, each_change, open_cloud, wish
+from ansible.module_utils.exitguard_nova import CLOUD_OPTIONS, Cloud, each_change, open_cloud, wish, write_record
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 STOPPED = "SHUTOFF"
@@ -147,28 +145,6 @@ def noted(record: Path, image: str) -> bool:
     return isinstance(found, dict) and found.get("image") == image and wish(str(found.get("hw_pmu"))) is False
 
 
-def note(path: Path, content: dict[str, Any]) -> None:
-    """Write a file as a whole, for nobody else's eyes, and onto the disk. Raises Ended."""
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            beside.unlink()
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise Ended(REFUSED, f"{path} cannot be written: {error.strerror}. Nothing was changed: what is set has to be noted") from None
-
-
 def change_one(module: Any, cloud: Cloud, change: dict[str, Any]) -> tuple[str, str]:
     subject = change["uuid"]
     if not _UUID.fullmatch(subject):
@@ -181,7 +157,7 @@ def change_one(module: Any, cloud: Cloud, change: dict[str, Any]) -> tuple[str, 
     set_at = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime())
     content = {"schema_version": 1, "cloud": cloud.id, "uuid": subject, "hw_pmu": "false", "set_at": set_at, "image": change["image"]}
     # An intent that is left behind says that nova-manage may have run. To run it again does no harm, and makes it certain.
-    note(intent, content)
+    write_record(intent, content)
     words = [*module.params["nova_manage"], "image_property", "set", subject, "--property", "hw_pmu=false"]
     code, out, err = run(words, module.params["timeout_seconds"])
     if code in _WHY or code == _NOT_STARTED:  # nothing was changed
@@ -189,7 +165,7 @@ def change_one(module: Any, cloud: Cloud, change: dict[str, Any]) -> tuple[str, 
         raise Ended(CHANGED_SINCE if code == _NOT_STOPPED else REFUSED, f"{_WHY.get(code, err)}. Nothing was changed")
     if code != 0:
         raise Ended(FAILED, f"{words[0]} ended with {code}: {last_words(err or out)}. Whether it was set is not known: try again")
-    note(record, content)
+    write_record(record, content)
     intent.unlink(missing_ok=True)
     return "set: in force when its owner starts it", ""
 

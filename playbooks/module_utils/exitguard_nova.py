@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import uuid
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -214,6 +217,28 @@ def each_change(module: Any, key: str, change_one: Callable[[dict[str, Any]], tu
         first = f"{bad[0]['subject']}: {bad[0]['outcome']}: {bad[0]['reason']}"
         module.fail_json(msg=first if len(bad) == 1 else f"{first}; and {len(bad) - 1} more", **result)
     module.exit_json(msg=f"{sum(step['outcome'] == DONE for step in steps)} of {len(steps)} changed", **result)
+
+
+def write_record(path: Path, content: dict[str, Any]) -> None:
+    """Write a file as a whole, for nobody else's eyes, and onto the disk. Raises Ended."""
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            beside.unlink()
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise Ended(REFUSED, f"{path} cannot be written: {error.strerror}. Nothing was changed: what is set has to be noted") from None
 
 
 def _words(content: bytes) -> str:
