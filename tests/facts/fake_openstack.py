@@ -11,13 +11,15 @@ are the faults that a test is about.
 """
 
 import json
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urljoin, urlsplit
 
 Query = dict[str, list[str]]
 
@@ -32,6 +34,8 @@ class Answer:
     cut: int | None = None
     #: Waits for this event before anything is sent.
     after: threading.Event | None = None
+    #: Sends so many bytes at a time, with this pause after each.
+    drip: tuple[int, float] | None = None
 
 
 Given = Answer | dict[str, Any] | bytes | list[Any] | Callable[[str, Query], Any]
@@ -47,6 +51,10 @@ class FakeOpenStack:
     #: Tokens that were given; one that is not in here is refused.
     tokens: set[str] = field(default_factory=set)
     max_microversion: str = "2.93"
+    #: Where the catalogue says that each service is: a path of this server, or an address elsewhere.
+    endpoints: dict[str, str] = field(default_factory=lambda: {"compute": "/v2.1", "image": "/image", "identity": "/identity/v3"})
+    #: The microversions that each path was asked in.
+    spoken: dict[str, set[str | None]] = field(default_factory=dict)
 
     @property
     def address(self) -> str:
@@ -88,17 +96,22 @@ class FakeOpenStack:
     def token(self) -> tuple[str, dict[str, Any]]:
         name = f"token-{len(self.log)}"
         self.tokens.add(name)
-        services = (("compute", "/v2.1"), ("image", "/image"), ("identity", "/identity/v3"))
         catalogue = [
             {
                 "type": kind,
                 "name": kind,
                 "id": kind,
                 "endpoints": [
-                    {"id": kind, "interface": "public", "region": "RegionOne", "region_id": "RegionOne", "url": f"{self.address}{path}"}
+                    {
+                        "id": kind,
+                        "interface": "public",
+                        "region": "RegionOne",
+                        "region_id": "RegionOne",
+                        "url": urljoin(self.address, place),
+                    }
                 ],
             }
-            for kind, path in services
+            for kind, place in self.endpoints.items()
         ]
         project = {"id": "a" * 32, "name": "admin", "domain": {"id": "default", "name": "Default"}}
         user = {"id": "b" * 32, "name": "admin", "domain": {"id": "default", "name": "Default"}}
@@ -108,6 +121,7 @@ class FakeOpenStack:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes, and the second would wait for the first to be acknowledged
     cloud: FakeOpenStack
 
     def log_message(self, *_: object) -> None:
@@ -148,6 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _log(self) -> None:
         self.cloud.log.append((self.command, self.path))
+        microversion = (self.headers.get("OpenStack-API-Version") or "").removeprefix("compute ") or None
+        self.cloud.spoken.setdefault(urlsplit(self.path).path, set()).add(microversion)
 
     def _send(self, answer: Answer) -> None:
         if answer.after is not None:
@@ -159,18 +175,32 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in answer.headers.items():
             self.send_header(name, value)
         self.end_headers()
+        if answer.drip is not None:
+            size, pause_seconds = answer.drip
+            for start in range(0, len(body), size):
+                self.wfile.write(body[start : start + size])
+                time.sleep(pause_seconds)
+            return
         self.wfile.write(body if answer.cut is None else body[: answer.cut])
         if answer.cut is not None:
             self.wfile.flush()
             self.close_connection = True
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of a client that no longer waits: that is what some tests are about."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 @contextmanager
 def fake_openstack() -> Iterator[FakeOpenStack]:
     """A server of its own, on a free port of the loopback."""
     handler = type("Handler", (_Handler,), {})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), handler)
     handler.cloud = FakeOpenStack(server.server_address[1])
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()

@@ -1,87 +1,26 @@
 """A cloud is read as a whole, with GET alone, and what cannot be seen is a reason for that listing only."""
 
 import json
+import os
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 import pytest
-from fake_openstack import Answer, FakeOpenStack, Query, fake_openstack
+from fake_openstack import Answer, FakeOpenStack, Query
+from openstack_clouds import LISTINGS, NOW, QUICK, facts, seen_listings, server, whole_cloud
 
 from exitguard.facts.openstack import CloudError, CloudRequest, read_cloud
-from exitguard.model.cloud import CloudFacts, RemediedInstance
-
-NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
-QUICK = CloudRequest(timeout_seconds=5.0, requests_per_second=1000)
-LISTINGS = {
-    "flavors": "/v2.1/flavors/detail",
-    "images": "/image/v2/images",
-    "servers": "/v2.1/servers/detail",
-    "services": "/v2.1/os-services",
-    "hypervisors": "/v2.1/os-hypervisors/detail",
-    "aggregates": "/v2.1/os-aggregates",
-}
-
-
-def server(number: int, **other: Any) -> dict[str, Any]:
-    """As Nova 26.2.2 shows one at microversion 2.93, without what is not read."""
-    return {
-        "id": f"00000000-0000-4000-8000-{number:012}",
-        "name": f"vm-{number}",
-        "tenant_id": "p",
-        "status": "ACTIVE",
-        "created": "2026-11-23T07:16:04Z",
-        "locked": False,
-        "flavor": {"original_name": "small", "extra_specs": {"hw:pmu": "false"}, "vcpus": 1},
-        "image": {"id": "debian", "links": []},
-        "OS-EXT-AZ:availability_zone": "nova",
-        "OS-EXT-SRV-ATTR:host": "compute-a",
-        "OS-EXT-SRV-ATTR:hypervisor_hostname": "compute-a.example",
-        "OS-EXT-SRV-ATTR:instance_name": f"instance-{number:08x}",
-        "OS-EXT-STS:task_state": None,
-    } | other
-
-
-def whole() -> dict[str, Any]:
-    flavor = {"id": "1", "name": "small", "extra_specs": {"hw:pmu": "false"}, "os-flavor-access:is_public": True}
-    image = {"id": "debian", "name": "Debian", "visibility": "public", "owner": "o", "hw_pmu": "true", "updated_at": "2026-11-23T07:15:43Z"}
-    service = {"id": "s", "binary": "nova-compute", "host": "compute-a", "zone": "nova", "status": "enabled", "state": "up"}
-    hypervisor = {
-        "id": "h",
-        "hypervisor_hostname": "compute-a.example",
-        "hypervisor_type": "QEMU",
-        "service": {"id": "s", "host": "compute-a"},
-        "servers": [{"uuid": server(1)["id"], "name": "instance-00000001"}],
-    }
-    return {
-        LISTINGS["flavors"]: {"flavors": [flavor]},
-        LISTINGS["images"]: {"images": [image], "first": "/v2/images", "schema": "/v2/schemas/images"},
-        LISTINGS["servers"]: {"servers": [server(1)]},
-        LISTINGS["services"]: {"services": [service]},
-        LISTINGS["hypervisors"]: {"hypervisors": [hypervisor]},
-        LISTINGS["aggregates"]: {"aggregates": [{"id": 1, "name": "rack-1", "hosts": ["compute-a"], "availability_zone": None}]},
-    }
+from exitguard.model.cloud import RemediedInstance
 
 
 @pytest.fixture
 def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOpenStack]:
-    with fake_openstack() as running:
-        for name, value in running.environment.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.delenv("OS_CLOUD", raising=False)
-        running.answers.update(whole())
+    with whole_cloud(monkeypatch) as running:
         yield running
-
-
-def facts(request: CloudRequest = QUICK) -> CloudFacts:
-    return read_cloud(request, NOW)
-
-
-def seen_listings(found: CloudFacts) -> set[str]:
-    return {name for name in LISTINGS if getattr(found, name).known}
 
 
 def test_whole_cloud_is_seen_with_nothing_but_get(cloud: FakeOpenStack) -> None:
@@ -145,7 +84,6 @@ def test_listing_that_goes_in_circles_is_no_listing(cloud: FakeOpenStack) -> Non
     assert seen_listings(found) == set(LISTINGS) - {"servers"}
 
 
-@pytest.mark.parametrize("listing", LISTINGS)
 @pytest.mark.parametrize(
     "answer",
     [
@@ -163,11 +101,18 @@ def test_listing_that_goes_in_circles_is_no_listing(cloud: FakeOpenStack) -> Non
     ],
     ids=["404", "cut JSON", "deep", "list", "empty", "text", "null", "empty item", "wrong types", "broken off", "redirect"],
 )
-def test_half_broken_answer_is_a_reason_for_that_listing_only(cloud: FakeOpenStack, listing: str, answer: Any) -> None:
-    cloud.answers[LISTINGS[listing]] = answer
+def test_half_broken_answer_is_a_reason_that_names_its_listing(cloud: FakeOpenStack, answer: Any) -> None:
+    cloud.answers.update(dict.fromkeys(LISTINGS.values(), answer))
     found = facts()
-    assert seen_listings(found) == set(LISTINGS) - {listing}
-    assert LISTINGS[listing].split("/")[-1] in (getattr(found, listing).reason or "")
+    assert seen_listings(found) == set()
+    for name, path in LISTINGS.items():
+        assert path.split("/")[-1] in (getattr(found, name).reason or "")
+
+
+@pytest.mark.parametrize("listing", LISTINGS)
+def test_half_broken_answer_hides_nothing_else(cloud: FakeOpenStack, listing: str) -> None:
+    cloud.answers[LISTINGS[listing]] = b"{"
+    assert seen_listings(facts()) == set(LISTINGS) - {listing}
 
 
 @pytest.mark.parametrize("listing", [name for name in LISTINGS if name != "servers"])
@@ -228,7 +173,7 @@ def test_silent_api_costs_one_time_out(cloud: FakeOpenStack) -> None:
     never = threading.Event()
     cloud.answers[LISTINGS["images"]] = Answer({}, after=never)
     try:
-        found = facts(CloudRequest(timeout_seconds=1.0, requests_per_second=1000))
+        found = facts(replace(QUICK, timeout_seconds=2.0))
     finally:
         never.set()
     assert seen_listings(found) == set(LISTINGS) - {"images"}
@@ -248,14 +193,15 @@ def test_hostile_names_are_kept_and_bounded(cloud: FakeOpenStack) -> None:
 
 def test_refused_credentials_name_the_cloud(cloud: FakeOpenStack) -> None:
     cloud.answers["/identity/v3/auth/tokens"] = Answer({"error": {"code": 401, "message": "The request requires authentication."}}, 401)
-    with pytest.raises(CloudError, match="the OS_ variables"):
+    with pytest.raises(CloudError, match="the OS_ variables") as told:
         facts()
+    assert cloud.environment["OS_PASSWORD"] not in str(told.value)
 
 
 def test_cloud_that_is_not_there_names_what_was_expected(monkeypatch: pytest.MonkeyPatch, cloud: FakeOpenStack) -> None:
     monkeypatch.setenv("OS_AUTH_URL", "http://127.0.0.1:1/v3")
     del cloud
-    with pytest.raises(CloudError, match=r"clouds\.yaml"):
+    with pytest.raises(CloudError, match=r"127\.0\.0\.1:1/.*: connection refused\. Expected an entry of clouds\.yaml"):
         facts()
 
 
@@ -275,7 +221,7 @@ def test_what_playbooks_noted_comes_with_it(cloud: FakeOpenStack, tmp_path: Path
     (directory / "u.json").write_text(json.dumps(record(cloud)))
     (directory / "other.json").write_text(json.dumps(record(cloud, cloud="another")))
     (directory / "cut.json").write_text("{")
-    found = facts(CloudRequest(timeout_seconds=5.0, requests_per_second=1000, record_dir=tmp_path))
+    found = facts(replace(QUICK, record_dir=tmp_path))
     assert found.remedied == (RemediedInstance.model_validate_json(json.dumps(record(cloud))),)
     (notice,) = found.notices
     assert "cut.json" in notice
@@ -283,5 +229,19 @@ def test_what_playbooks_noted_comes_with_it(cloud: FakeOpenStack, tmp_path: Path
 
 def test_cloud_without_notes_has_none(cloud: FakeOpenStack, tmp_path: Path) -> None:
     del cloud
-    found = facts(CloudRequest(timeout_seconds=5.0, requests_per_second=1000, record_dir=tmp_path))
+    found = facts(replace(QUICK, record_dir=tmp_path))
     assert (found.remedied, found.canaries, found.notices) == ((), (), ())
+
+
+def test_damaged_notes_are_told_and_not_without_end(cloud: FakeOpenStack, tmp_path: Path) -> None:
+    directory = tmp_path / record(cloud)["cloud"] / "canaries"
+    directory.mkdir(parents=True)
+    for number in range(30):
+        (directory / f"{number:02}.json").write_text("{}")
+    os.mkfifo(directory / "pipe.json")
+    Path(os.fsdecode(os.fsencode(directory / "00-") + b"\xff.json")).write_text("[]")
+    found = facts(replace(QUICK, record_dir=tmp_path))
+    assert len(found.notices) == 11
+    assert "21 more files not read" in found.notices[-1]
+    assert "00-\ufffd.json: not read" in found.notices[0]
+    assert found.hash.startswith("sha256:")

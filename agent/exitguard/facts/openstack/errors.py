@@ -15,3 +15,11 @@ class UnseenError(Exception):
 
 class ForbiddenError(UnseenError):
     """The role may not see it."""
+
+
+class BadRequestError(UnseenError):
+    """The question was refused as it was put: a page after something that is no longer there, for one."""
+
+
+class TooLargeError(UnseenError):
+    """The answer is larger than any that is read."""

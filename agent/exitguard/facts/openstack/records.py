@@ -13,6 +13,8 @@ from exitguard.model.record import Record
 R = TypeVar("R", bound=Record)
 _LIMIT_BYTES = 64 * 1024
 _MOST_FILES = 1_000_000
+#: How many files that are not as they should be are named.
+_MOST_NAMED = 10
 
 
 def read_remedied(directory: Path, cloud: str) -> tuple[tuple[RemediedInstance, ...], tuple[str, ...]]:
@@ -37,14 +39,23 @@ def _read(directory: Path, record: type[R]) -> tuple[tuple[R, ...], tuple[str, .
             except ValidationError as error:
                 first = error.errors(include_url=False, include_input=False)[0]
                 where = ".".join(str(part) for part in first["loc"]) or "the whole"
-                problems.append(f"{path}: not read: {where}: {first['msg']}. Expected what its playbook wrote; remove it if it is damaged")
+                reason = f"{where}: {first['msg']}. Expected what its playbook wrote; remove it if it is damaged"
+                problems.append(f"{_shown(path)}: not read: {reason}")
             except OSError as error:
-                problems.append(f"{path}: not read: {(error.strerror or str(error)).lower()}")
+                problems.append(f"{_shown(path)}: not read: {(error.strerror or str(error)).lower()}")
     except FileNotFoundError:
         pass
     except OSError as error:
-        problems.append(f"{directory}: not read: {(error.strerror or str(error)).lower()}")
+        problems.append(f"{_shown(directory)}: not read: {(error.strerror or str(error)).lower()}")
+    if len(problems) > _MOST_NAMED:
+        more = f"{_shown(directory)}: {len(problems) - _MOST_NAMED} more files not read"
+        return tuple(found), (*problems[:_MOST_NAMED], more)
     return tuple(found), tuple(problems)
+
+
+def _shown(path: Path) -> str:
+    """A path as text; bytes that are none become marks."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _files(directory: Path) -> Iterator[Path]:

@@ -12,7 +12,11 @@ class CloudRequest:
     cloud: str | None = None
     #: How long one answer may take, from the request to its last byte.
     timeout_seconds: float = 60.0
-    #: How many requests a second at most.
+    #: How long the whole look may take: nothing is asked after that.
+    limit_seconds: float = 1800.0
+    #: How many requests a second at most, of one service.
     requests_per_second: float = 20.0
+    #: How long to wait before a busy or broken service is asked again, where it does not say so itself; twice as long each time.
+    retry_pause_seconds: float = 1.0
     #: The directory of what playbooks noted of clouds; None where nothing is to be read.
     record_dir: Path | None = None
