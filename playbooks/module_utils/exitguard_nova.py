@@ -70,8 +70,8 @@ class Cloud:
             try:
                 self._region = openstack.config.get_cloud_region(cloud=name or None, api_timeout=timeout_seconds, app_name="exitguard")
                 compute = self._adapter("compute")
-                endpoint = compute.get_endpoint()
                 data = compute.get_endpoint_data()
+                endpoint = data and (data.catalog_url or data.url)
                 project = compute.get_project_id()
             except Exception as error:
                 raise CloudError(f"{self.told}: {_first_line(error)}") from error
