@@ -138,11 +138,20 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(self.cloud.answer(path, parse_qs(parts.query)))
 
+    def do_DELETE(self) -> None:
+        self._log()
+        self._change(b"")
+
+    def _change(self, body: bytes) -> None:
+        """Whatever changes something is answered by a function of the request's body, under `VERB path`; else it is refused."""
+        change: Any = self.cloud.answers.get(f"{self.command} {self.path}")
+        self._send(Answer({"error": "this server only reads"}, 405) if change is None else Answer(change(body)))
+
     def do_POST(self) -> None:
         self._log()
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.path != "/identity/v3/auth/tokens":
-            self._send(Answer({"error": "this server only reads"}, 405))
+            self._change(body)
             return
         given = self.cloud.answers.get("/identity/v3/auth/tokens")
         if isinstance(given, Answer):
