@@ -55,5 +55,5 @@ if ((${#missing[@]} > 0)); then
     timeout "$install_limit_seconds" apt-get -q -o Acquire::Retries=3 update >&2 </dev/null || say "Trying with the package lists that are here."
     install_without_starting "${missing[@]}"
 fi
-if (($# == 0)); then set -- -q tests/openstack; fi
-exec .venv/bin/python tests/openstack/with_stack.py .venv/bin/pytest -p no:cacheprovider "$@"
+# Paths may be among the arguments; without one it is all of tests/openstack.
+exec .venv/bin/python tests/openstack/with_stack.py .venv/bin/pytest -q -p no:cacheprovider -o testpaths=tests/openstack "$@"

@@ -86,7 +86,10 @@ PARSERS: dict[str, Callable[[Path], object]] = {
 }
 
 CASES = sorted(
-    case for source in HERE.iterdir() if source.is_dir() and source.name not in ("__pycache__", "machine_code", "openstack") for case in source.iterdir()
+    case
+    for source in HERE.iterdir()
+    if source.is_dir() and source.name not in ("__pycache__", "machine_code", "openstack")
+    for case in source.iterdir()
 )
 
 
