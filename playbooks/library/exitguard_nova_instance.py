@@ -157,7 +157,10 @@ def change_one(module: Any, cloud: Cloud, change: dict[str, Any]) -> tuple[str, 
     set_at = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime())
     content = {"schema_version": 1, "cloud": cloud.id, "uuid": subject, "hw_pmu": "false", "set_at": set_at, "image": change["image"]}
     # An intent that is left behind says that nova-manage may have run. To run it again does no harm, and makes it certain.
-    write_record(intent, content)
+    try:
+        write_record(intent, content)
+    except Ended as ended:
+        raise Ended(REFUSED, f"{ended}. Nothing was changed: what is set has to be noted") from None
     words = [*module.params["nova_manage"], "image_property", "set", subject, "--property", "hw_pmu=false"]
     code, out, err = run(words, module.params["timeout_seconds"])
     if code in _WHY or code == _NOT_STARTED:  # nothing was changed
@@ -165,7 +168,10 @@ def change_one(module: Any, cloud: Cloud, change: dict[str, Any]) -> tuple[str, 
         raise Ended(CHANGED_SINCE if code == _NOT_STOPPED else REFUSED, f"{_WHY.get(code, err)}. Nothing was changed")
     if code != 0:
         raise Ended(FAILED, f"{words[0]} ended with {code}: {last_words(err or out)}. Whether it was set is not known: try again")
-    write_record(record, content)
+    try:
+        write_record(record, content)
+    except Ended as ended:
+        raise Ended(FAILED, f"it was set, and that could not be noted: {ended}. Try again: to set it twice does no harm") from None
     intent.unlink(missing_ok=True)
     return "set: in force when its owner starts it", ""
 

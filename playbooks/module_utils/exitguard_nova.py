@@ -140,7 +140,8 @@ class Cloud:
 
     def _ask(self, service: str, verb: str, path: str, body: Any, *, expected: tuple[int, ...], **more: Any) -> Any:
         data = {} if body is None else {"data": json.dumps(body)}
-        headers = {"Content-Type": "application/json", **more.pop("headers", {})} if body is not None else {}
+        of_a_body = more.pop("headers", {})
+        headers = {"Content-Type": "application/json", **of_a_body} if body is not None else {}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -238,7 +239,7 @@ def write_record(path: Path, content: dict[str, Any]) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        raise Ended(REFUSED, f"{path} cannot be written: {error.strerror}. Nothing was changed: what is set has to be noted") from None
+        raise Ended(REFUSED, f"{path} cannot be written: {error.strerror}") from None
 
 
 def _words(content: bytes) -> str:
