@@ -28,6 +28,9 @@ options:
       image:
         description: The image that it was planned on. Another one is changed_since.
         type: str
+      launched_at:
+        description: C(OS-SRV-USG:launched_at) that it was planned on. Another one is a rebuild, a resize or an unshelve, and changed_since.
+        type: str
   nova_manage:
     description: The command, word by word, such as [docker, exec, nova_api, nova-manage].
     type: list
@@ -100,8 +103,8 @@ _WHY = {
 }
 
 
-def looked_at(cloud: Cloud, change: dict[str, Any], record: Path) -> None:
-    """Raises Ended where the instance is not to be changed."""
+def looked_at(cloud: Cloud, change: dict[str, Any], record: Path) -> str | None:
+    """When the instance's disk was made. Raises Ended where the instance is not to be changed."""
     server = cloud.server(change["uuid"])
     if server is None:
         raise Ended(CHANGED_SINCE, "there is no such instance any more")
@@ -128,21 +131,27 @@ def looked_at(cloud: Cloud, change: dict[str, Any], record: Path) -> None:
         raise Ended(ALREADY, "its flavor or its stored image properties say so already")
     if embedded:
         raise Ended(REFUSED, f"its embedded flavor says hw:pmu={embedded[:40]!r}, which is neither true nor false")
-    if stored is None and noted(record, image["id"]):
+    launched_at = server.get("OS-SRV-USG:launched_at")
+    if change["launched_at"] not in (None, "", launched_at):
+        raise Ended(CHANGED_SINCE, "it was rebuilt, resized or unshelved since it was planned")
+    if stored is None and noted(record, image["id"], launched_at):
         raise Ended(ALREADY, f"it was set before, by {record}")
     if server.get("status") != STOPPED or server.get("OS-EXT-STS:task_state") is not None:
         doing = server.get("OS-EXT-STS:task_state")
         told = f"{server.get('status')}{f' ({doing})' if doing else ''}"
         raise Ended(CHANGED_SINCE, f"it is {told}, and can be changed only while its owner has it stopped")
+    return None if launched_at is None else str(launched_at)
 
 
-def noted(record: Path, image: str) -> bool:
-    """Whether it was set on the instance while it had this image."""
+def noted(record: Path, image: str, launched_at: str | None) -> bool:
+    """Whether it was set on the instance while it had this image and this disk: a rebuild drops it, onto the same image too."""
     try:
         found = json.loads(record.read_text(encoding="utf-8")[:65536])
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and found.get("image") == image and wish(str(found.get("hw_pmu"))) is False
+    if not isinstance(found, dict) or wish(str(found.get("hw_pmu"))) is not False or launched_at is None:
+        return False
+    return (found.get("image"), found.get("launched_at")) == (image, launched_at)
 
 
 def change_one(module: Any, cloud: Cloud, change: dict[str, Any]) -> tuple[str, str]:
@@ -151,11 +160,12 @@ def change_one(module: Any, cloud: Cloud, change: dict[str, Any]) -> tuple[str, 
         raise Ended(REFUSED, f"expected a uuid, found {subject[:64]!r}")
     folder = Path(module.params["record_dir"]) / cloud.id
     record, intent = folder / "instances" / f"{subject}.json", folder / "intents" / f"{subject}.json"
-    looked_at(cloud, change, record)
+    launched_at = looked_at(cloud, change, record)
     if module.check_mode:
         return "would be set", ""
     set_at = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime())
-    content = {"schema_version": 1, "cloud": cloud.id, "uuid": subject, "hw_pmu": "false", "set_at": set_at, "image": change["image"]}
+    set_on = {"uuid": subject, "image": change["image"], "launched_at": launched_at}
+    content = {"schema_version": 1, "cloud": cloud.id, **set_on, "hw_pmu": "false", "set_at": set_at}
     # An intent that is left behind says that nova-manage may have run. To run it again does no harm, and makes it certain.
     try:
         write_record(intent, content)
@@ -177,7 +187,7 @@ def change_one(module: Any, cloud: Cloud, change: dict[str, Any]) -> tuple[str, 
 
 
 def main() -> None:
-    change = {"uuid": {"type": "str", "required": True}, "image": {"type": "str"}}
+    change = {"uuid": {"type": "str", "required": True}, "image": {"type": "str"}, "launched_at": {"type": "str"}}
     module = AnsibleModule(
         argument_spec={
             **CLOUD_OPTIONS,

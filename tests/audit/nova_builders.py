@@ -46,6 +46,8 @@ RULEBOOK = load_rulebook((), ())
 ZED = "26.2.2"
 GENERATED_AT = "2026-11-22T11:39:25.000000Z"  # of audit_builders' instances
 
+LAUNCHED_AT = "2026-11-22T11:39:05.000000"
+
 
 def uuid(number: int) -> str:
     return str(UUID(int=number))
@@ -61,6 +63,7 @@ def server(number: int = 1, **other: object) -> Server:
         task_state=None,
         locked=False,
         created_at="2026-11-22T11:39:00Z",
+        launched_at=LAUNCHED_AT,
         flavor=SILENT_FLAVOR.name,
         flavor_hw_pmu="",
         image=IMAGE_ID,
@@ -130,7 +133,7 @@ def side(*domains: DomainFacts, hostname: str | None = "compute-7", host_id: str
 
 
 def remedied(number: int = 1, *, image: str | None = IMAGE_ID, set_at: datetime = NOW - timedelta(hours=1)) -> RemediedInstance:
-    return RemediedInstance(cloud=CLOUD_ID, uuid=uuid(number), hw_pmu="false", set_at=set_at, image=image)
+    return RemediedInstance(cloud=CLOUD_ID, uuid=uuid(number), hw_pmu="false", set_at=set_at, image=image, launched_at=LAUNCHED_AT)
 
 
 def canary(element: str, *, version: str = ZED, host: str = "compute-7") -> Canary:

@@ -109,6 +109,13 @@ def test_a_rebuild_onto_the_same_image_drops_the_remedy_and_the_next_run_shows_i
     assert (instance.origin, instance.image_hw_pmu) == (PmuOrigin.QEMU_DEFAULT, "")
 
 
+@pytest.mark.parametrize("launched_at", ["2026-11-22T11:50:00.000000", None])
+def test_rebuild_onto_the_same_image_ends_what_our_record_says(launched_at: str | None) -> None:
+    rebuilt = server(status="SHUTOFF", launched_at=launched_at)
+    assert only_instance(judged(cloud(rebuilt, remedied=(remedied(),)), side(stopped()))).origin is not PmuOrigin.REMEDY
+
+
+
 def test_a_record_of_another_image_counts_no_more() -> None:
     other = remedied(image="d0c7a4b2-6a51-4d1a-9b35-55a0f3f5a002")
     instance = only_instance(judged(cloud(server(status="SHUTOFF"), remedied=(other,)), side(stopped(), running(2))))

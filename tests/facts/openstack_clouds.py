@@ -35,6 +35,7 @@ def server(number: int, **other: Any) -> dict[str, Any]:
         "tenant_id": "p",
         "status": "ACTIVE",
         "created": "2026-11-23T07:16:04Z",
+        "OS-SRV-USG:launched_at": "2026-11-23T07:16:06.000000",
         "locked": False,
         "flavor": {"original_name": "small", "extra_specs": {"hw:pmu": "false"}, "vcpus": 1},
         "image": {"id": "debian", "links": []},

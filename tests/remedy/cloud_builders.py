@@ -14,6 +14,7 @@ from exitguard.policy.remedies import NovaRemedies
 from exitguard.policy.schema import Rulebook, Waiver, WaiverScope
 
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
+LAUNCHED_AT = "2026-11-23T07:15:51.000000"
 CLOUD_ID = "7c0f2a52-3a55-5a3f-9c3b-0a4b8a3f6f11"
 SILENT = Flavor(id="1", name="m1.small", hw_pmu="", is_public=True)
 IMAGE = Image(id="debian", name="Debian 12", hw_pmu="", visibility="public", owner=None, created_at=None, updated_at=None)
@@ -29,6 +30,7 @@ def server(uuid: str = "a", **other: object) -> Server:
         task_state=None,
         locked=False,
         created_at=None,
+        launched_at=LAUNCHED_AT,
         flavor=SILENT.name,
         flavor_hw_pmu="",
         image=IMAGE.id,

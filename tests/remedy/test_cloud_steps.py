@@ -1,7 +1,7 @@
 """What is planned for a cloud, and what is left alone there."""
 
 import pytest
-from cloud_builders import CLOUD_ID, IMAGE, NOW, SILENT, cloud, finding, instance, report, rulebook, server, waiver
+from cloud_builders import CLOUD_ID, IMAGE, LAUNCHED_AT, NOW, SILENT, cloud, finding, instance, report, rulebook, server, waiver
 
 from exitguard.model.cloud import CloudFacts, Flavor, Server
 from exitguard.model.finding import Finding, SubjectKind, Verdict
@@ -103,7 +103,7 @@ def test_image_is_left_alone_while_a_flavor_asks_for_a_pmu() -> None:
 def test_stopped_silent_instance_is_set_and_cannot_be_undone() -> None:
     facts = cloud(server("a"))
     (step,) = planned(facts, of("a")).steps
-    assert step.change == NovaInstanceChange(uuid="a", image=IMAGE.id)
+    assert step.change == NovaInstanceChange(uuid="a", image=IMAGE.id, launched_at=LAUNCHED_AT)
     assert not step.reversible
 
 

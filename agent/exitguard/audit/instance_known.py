@@ -41,9 +41,9 @@ class Records:
         object.__setattr__(self, "remedied", {record.uuid: record for record in self.cloud.remedied})
 
     def of(self, server: Server) -> RemediedInstance | None:
-        """What was set on this server, unless it has another image since: a rebuild drops it."""
+        """What was set on this server, unless it may have been rebuilt since: that drops it."""
         record = self.remedied.get(server.uuid)
-        return record if record is not None and record.image == server.image else None
+        return record if record is not None and record.still_holds(server) else None
 
 
 def is_of_now(domain: NovaDomain, server: Server) -> bool:

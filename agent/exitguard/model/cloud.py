@@ -64,6 +64,8 @@ class Server(Record):
     #: Nova's lock; None where it was not shown.
     locked: bool | None
     created_at: str | None
+    #: When Nova last made its disk: at first, by a rebuild, by a resize, when it was unshelved. Stops, starts and reboots leave it.
+    launched_at: str | None = None
     #: Name of the flavor that it was made or resized with, and that copy's `hw:pmu`: Nova builds the next XML from it.
     flavor: str
     flavor_hw_pmu: str | None
@@ -157,8 +159,18 @@ class RemediedInstance(Record):
     #: What it set `hw_pmu` to.
     hw_pmu: str
     set_at: UtcTime
-    #: The image of the instance then: a rebuild onto another one drops the property.
+    #: The image of the instance then, and when its disk had been made: a rebuild drops the property, onto the same image too.
     image: str | None
+    launched_at: str | None = None
+
+    def still_holds(self, server: Server) -> bool:
+        """Whether the instance is still the one that it was set on: Nova tells of no rebuild but by these two."""
+        return (
+            self.uuid == server.uuid
+            and self.image == server.image
+            and self.launched_at is not None
+            and self.launched_at == server.launched_at
+        )
 
 
 class Canary(Record):

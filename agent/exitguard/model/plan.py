@@ -117,6 +117,8 @@ class NovaInstanceChange(Record):
     uuid: str
     #: The image that the instance has; None for one that boots from a volume.
     image: str | None
+    #: When its disk was made: another time is a rebuild.
+    launched_at: str | None = None
 
 
 Change = Annotated[

@@ -266,11 +266,11 @@ def _instance(looked: _Looked, finding: Finding, server: Server) -> Step | LeftA
         return looked.leave(subject, remedy, *refused)
     return looked.step(
         finding,
-        NovaInstanceChange(uuid=server.uuid, image=server.image),
+        NovaInstanceChange(uuid=server.uuid, image=server.image, launched_at=server.launched_at),
         safe=(
             "its owner has it stopped, and it is not started for this",
             "its embedded flavor says nothing, so the two cannot contradict each other",
-            "Nova keeps the property over hard reboots, stops and starts; a rebuild onto another image drops it",
+            "Nova keeps the property over hard reboots, stops and starts; a rebuild drops it",
         ),
         takes_effect="when its owner starts it",
         diff="   stored image properties\n-    (no hw_pmu)\n+    hw_pmu=false",

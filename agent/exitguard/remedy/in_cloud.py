@@ -52,7 +52,7 @@ def _rests_on(change: Change, cloud: CloudFacts) -> JsonValue:
             return {"image": image.model_dump(mode="json", exclude={"updated_at"}), "asking": _listed(asking_flavors(cloud))}
         case NovaInstanceChange():
             server = cloud.servers_by_uuid.get(change.uuid)
-            known = {"uuid", "project", "locked", "flavor", "flavor_hw_pmu", "image", "image_hw_pmu", "status", "task_state"}
+            known = {"uuid", "project", "locked", "flavor", "flavor_hw_pmu", "image", "image_hw_pmu", "launched_at", "status", "task_state"}
             return None if server is None else {"server": server.model_dump(mode="json", include=known)}
         case _:
             return None
@@ -119,9 +119,7 @@ def in_force(step: Step, cloud: CloudFacts) -> Tri:
                 return Tri.UNKNOWN
             if server.image_hw_pmu is not None:
                 return Tri.YES if wish(server.image_hw_pmu) is False else Tri.NO
-            recorded = any(
-                each.uuid == server.uuid and each.image == server.image and wish(each.hw_pmu) is False for each in cloud.remedied
-            )
+            recorded = any(each.still_holds(server) and wish(each.hw_pmu) is False for each in cloud.remedied)
             return Tri.YES if recorded else Tri.UNKNOWN
         case _:
             return Tri.UNKNOWN

@@ -62,6 +62,7 @@ def parse_server(found: Mapping[str, Any]) -> Server:
         task_state=_maybe(found, "OS-EXT-STS:task_state"),
         locked=_flag(found, "locked"),
         created_at=_maybe(found, "created"),
+        launched_at=_maybe(found, "OS-SRV-USG:launched_at"),
         flavor=_shared(_maybe(flavor, "original_name") or _maybe(flavor, "id") or ""),
         flavor_hw_pmu=_property(flavor, "extra_specs", FLAVOR_PROPERTY),
         image=_shared(_maybe(image, "id")) if isinstance(image, dict) else None,
