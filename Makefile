@@ -17,6 +17,7 @@ TEST_ARGS ?=
 BENCH_ARGS ?=
 DEB_ARGS ?=
 SOAK_MINUTES ?= 30
+OPENSTACK_ARGS ?=
 SOAK_KILLS ?= 300
 FUZZ_TARGET ?= image
 FUZZ_MINUTES ?= 10
@@ -27,10 +28,10 @@ state := .local/state
 coverage := .local/coverage
 tested := $(shell find agent tests policies playbooks deploy scripts -type f -not -name '*.pyc' 2>/dev/null) pyproject.toml
 
-.PHONY: help setup setup-dev audit test check deb lab-kernels soak fuzz mutation bench generate clean
+.PHONY: help setup setup-dev audit test test-openstack check deb lab-kernels soak fuzz mutation bench generate clean
 
 help:
-	@sed -n 's/^#   //p' Makefile; echo 'others: setup check lab-kernels soak fuzz mutation bench generate clean'
+	@sed -n 's/^#   //p' Makefile; echo 'others: setup check test-openstack lab-kernels soak fuzz mutation bench generate clean'
 
 setup:
 	@scripts/set_up.sh host
@@ -47,6 +48,10 @@ audit: setup
 test: setup-dev
 	@scripts/system_packages.sh test || echo 'Going on without a local libvirtd and QEMU: the tests that need them are skipped.' >&2
 	@scripts/run_tests.sh $(coverage) $(TEST_ARGS)
+
+# A real OpenStack for its tests, as root on Debian 12: some four minutes; OPENSTACK_ARGS='tests/openstack/test_provenance.py'.
+test-openstack: setup-dev
+	@scripts/test_openstack.sh $(OPENSTACK_ARGS)
 
 # Only where nothing ran since the last change: `make check` after `make test` reads what that run measured.
 $(coverage): $(tested)

@@ -18,9 +18,8 @@ from ansible.module_utils.exitguard_host_step import DONE, FAILED, REFUSED, Ende
 try:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from keystoneauth1 import adapter
-
         import openstack
+        from keystoneauth1 import adapter
 except ImportError as import_error:
     openstack = None
     WHY_NO_OPENSTACK = str(import_error)

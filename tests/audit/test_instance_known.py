@@ -115,7 +115,6 @@ def test_rebuild_onto_the_same_image_ends_what_our_record_says(launched_at: str 
     assert only_instance(judged(cloud(rebuilt, remedied=(remedied(),)), side(stopped()))).origin is not PmuOrigin.REMEDY
 
 
-
 def test_a_record_of_another_image_counts_no_more() -> None:
     other = remedied(image="d0c7a4b2-6a51-4d1a-9b35-55a0f3f5a002")
     instance = only_instance(judged(cloud(server(status="SHUTOFF"), remedied=(other,)), side(stopped(), running(2))))

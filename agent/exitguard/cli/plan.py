@@ -22,7 +22,7 @@ from exitguard.cli.options import (
 )
 from exitguard.cli.output import look_for, write_result
 from exitguard.cli.refusal import Refusal
-from exitguard.cli.remedy_setup import InventoryOption, setup_for
+from exitguard.cli.remedy_setup import InventoryOption, RemedyDirOption, setup_for
 from exitguard.cli.target import Asked
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def plan(
     output: OutputOption = None,
     config: ConfigOption = None,
     state_dir: StateDirOption = None,
+    remedy_dir: RemedyDirOption = None,
     timeout: TimeoutOption = None,
 ) -> None:
     """Show what the policy's remedies would change, why that is safe, and what is left alone and why. Changes nothing."""
@@ -68,7 +69,7 @@ def plan(
     if inventory is not None and not facts:
         raise typer.BadParameter("give the facts of its hosts as well: playbooks/facts.yml brings them home", param_hint="--inventory")
     asked = Asked(connect=connect, policy=policy, waivers=waivers, config=config, state_dir=state_dir, timeout=timeout)
-    setup = setup_for(asked, inventory=inventory)
+    setup = setup_for(asked, inventory=inventory, remedy_dir=remedy_dir)
     made = plan_for(setup, facts or []) if cloud is None else plan_for_cloud(setup, cloud, facts or [])
 
     from exitguard.report.json_document import json_text
