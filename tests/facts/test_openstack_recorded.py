@@ -135,3 +135,25 @@ def test_marker_that_nova_no_longer_knows_is_no_end_of_a_listing(cloud: FakeOpen
 
     cloud.answers[LISTINGS["servers"]] = page
     assert len(facts().servers.get()) == 17
+
+
+def test_nova_31_shows_stored_image_properties_and_an_empty_word_is_no_silence(cloud: FakeOpenStack) -> None:
+    cloud.max_microversion = "2.100"
+    play(cloud, "nova-31-administrator-2.98", *WHOLE)
+    servers = by_name(facts().servers.get())
+    assert {name: (server.flavor_hw_pmu, server.image_hw_pmu) for name, server in servers.items()} == {
+        "h-both-silent": ("", ""),
+        "h-both-off": ("false", "false"),
+        "h-both-on": ("true", "true"),
+        "h-flavor-off": ("false", ""),
+        "h-flavor-on": ("true", ""),
+        "h-flavor-empty": (" ", ""),
+        "h-image-off": ("", "false"),
+        "h-image-on": ("", "true"),
+        "h-stored-empty": ("", " "),
+        "h-remedied": ("", "false"),
+        "h-edited": ("", ""),
+        "h-trap": ("true", "false"),
+        "h-locked": ("", ""),
+        "h-error": ("", ""),
+    }

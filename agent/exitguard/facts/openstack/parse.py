@@ -15,6 +15,7 @@ from exitguard.model.cloud import Aggregate, ComputeService, Flavor, Hypervisor,
 
 FLAVOR_PROPERTY = "hw:pmu"
 IMAGE_PROPERTY = "hw_pmu"
+_EMPTY = " "
 _MOST_CHARACTERS = 1024
 #: Brackets, braces and commas of one answer: 1,000 servers have some 100,000. What is not counted here could unfold to many times its size.
 _MOST_VALUES = 4_000_000
@@ -90,7 +91,7 @@ def parse_image(found: Mapping[str, Any]) -> Image:
     return Image(
         id=_text(found, "id"),
         name=_maybe(found, "name") or "",
-        hw_pmu=_maybe(found, IMAGE_PROPERTY) or "",
+        hw_pmu=_said(_maybe(found, IMAGE_PROPERTY)),
         visibility=_text(found, "visibility"),
         owner=_maybe(found, "owner"),
         created_at=_maybe(found, "created_at"),
@@ -190,7 +191,12 @@ def _property(found: Mapping[str, Any], group: str, name: str) -> str | None:
         return str(text).lower()
     if text is not None and not isinstance(text, str):
         raise UnseenError(f"{group}.{name}: expected text, found {type(text).__name__}")
-    return _shared(_bounded(text or ""))
+    return _shared(_said(text))
+
+
+def _said(text: str | None) -> str:
+    """A property's text. One that is there and empty is a word, which Nova takes for false, and not silence: told as one space."""
+    return "" if text is None else _bounded(text) or _EMPTY
 
 
 def _bounded(text: str) -> str:
