@@ -15,7 +15,7 @@ from exitguard.model.cloud import Aggregate, ComputeService, Flavor, Hypervisor,
 
 FLAVOR_PROPERTY = "hw:pmu"
 IMAGE_PROPERTY = "hw_pmu"
-_EMPTY = " "
+_EMPTY = "empty"  # as facts/domain_xml.py tells it
 _MOST_CHARACTERS = 1024
 #: Brackets, braces and commas of one answer: 1,000 servers have some 100,000. What is not counted here could unfold to many times its size.
 _MOST_VALUES = 4_000_000
@@ -195,7 +195,7 @@ def _property(found: Mapping[str, Any], group: str, name: str) -> str | None:
 
 
 def _said(text: str | None) -> str:
-    """A property's text. One that is there and empty is a word, which Nova takes for false, and not silence: told as one space."""
+    """A property's text. One that is there and empty is a word, which Nova takes for false, and not silence: told as `empty`."""
     return "" if text is None else _bounded(text) or _EMPTY
 
 
