@@ -31,12 +31,13 @@ options:
         description: The image.
         type: str
       before:
-        description: What the property says now; empty where it is not there.
+        description: What the property says now; empty where it is not there. One that is there and empty is told as one space.
         type: str
         default: ""
       after:
         description: What it is to say; empty to take it away.
         type: str
+        choices: ["", "true", "false"]
         default: "false"
   cloud:
     description: Its name in clouds.yaml. Empty - the OS_ variables.
@@ -87,6 +88,7 @@ from ansible.module_utils.exitguard_nova import (
     CLOUD_OPTIONS,
     FORBIDDEN,
     NO_CONTENT,
+    NOT_FOUND,
     OK,
     Cloud,
     CloudError,
@@ -99,6 +101,9 @@ FLAVOR_KEY, IMAGE_KEY = "hw:pmu", "hw_pmu"
 _PATCH = "application/openstack-images-v2.1-json-patch"
 #: What Nova and Glance take for a wish; nothing else is ever written.
 _VALUES = ("", "true", "false")
+#: A property that is there and empty: no silence, since Nova takes it for false.
+_EMPTY = " "
+_SERVER_ERROR = 500
 
 
 def found_text(cloud: Cloud, kind: str, subject: str) -> str:
@@ -107,11 +112,16 @@ def found_text(cloud: Cloud, kind: str, subject: str) -> str:
     if found is None:
         raise Ended(CHANGED_SINCE, f"there is no such {kind} any more")
     text = found["extra_specs"].get(FLAVOR_KEY) if kind == "flavor" else found.get(IMAGE_KEY)
-    return "" if text is None else str(text)
+    return "" if text is None else str(text) or _EMPTY
+
+
+def told(text: str) -> str:
+    """A property's text for a sentence."""
+    return "nothing" if text == "" else "an empty text" if text == _EMPTY else text
 
 
 def write(cloud: Cloud, kind: str, subject: str, *, before: str, after: str) -> None:
-    """Set the property, or take it away. Raises Ended where the cloud refuses."""
+    """Set the property, or take it away. Raises Ended where the cloud refuses, CloudError where it does not say whether it did."""
     try:
         if kind == "flavor" and after == "":
             cloud.nova("DELETE", f"/flavors/{part(subject)}/os-extra_specs/{part(FLAVOR_KEY)}", expected=(OK, NO_CONTENT))
@@ -125,26 +135,38 @@ def write(cloud: Cloud, kind: str, subject: str, *, before: str, after: str) -> 
     except CloudError as error:
         if error.status == FORBIDDEN:
             raise Ended(REFUSED, f"this role may not change it: {error}") from None
+        if error.status == NOT_FOUND:
+            raise Ended(CHANGED_SINCE, f"it, or what it said, went away just now: {error}") from None
+        if error.status is not None and OK < error.status < _SERVER_ERROR:
+            raise Ended(FAILED, f"{error}. Nothing was changed") from None
         raise
 
 
 def change_one(module: Any, cloud: Cloud, change: dict[str, Any]) -> tuple[str, str]:
     kind, before, after = module.params["kind"], change["before"], change["after"]
     subject = change[f"{kind}_id"]
-    if after not in _VALUES:
-        raise Ended(REFUSED, f"expected true, false or nothing, found {after!r}")
     now = found_text(cloud, kind, subject)
     if now == after:
         raise Ended(ALREADY, "it says so already")
     if now != before:
-        raise Ended(CHANGED_SINCE, f"it says {now or 'nothing'}, and was planned on {before or 'nothing'}: it is left as it is")
+        raise Ended(CHANGED_SINCE, f"it says {told(now)}, and was planned on {told(before)}: it is left as it is")
     if module.check_mode:
         return "would be set", before
-    write(cloud, kind, subject, before=before, after=after)
-    read_back = found_text(cloud, kind, subject)
+    doubt = ""
+    try:
+        write(cloud, kind, subject, before=before, after=after)
+    except CloudError as error:
+        doubt = str(error)
+    try:
+        read_back = found_text(cloud, kind, subject)
+    except CloudError as error:
+        first = doubt or "it was set"
+        raise Ended(FAILED, f"{first}, and could not be read back: {error}. What it says now is not known: run this again") from None
+    if read_back == before and doubt:
+        raise Ended(FAILED, f"{doubt}. It still says {told(before)}")
     if read_back != after:
-        raise Ended(FAILED, f"it was set, and says {read_back or 'nothing'} when read back: somebody else changes it too")
-    return "set, and read back", before
+        raise Ended(FAILED, f"{doubt or 'it was set'}, and says {told(read_back)} when read back: somebody else changes it too")
+    return f"set, and read back{f', though: {doubt}' if doubt else ''}", before
 
 
 def main() -> None:
@@ -152,7 +174,7 @@ def main() -> None:
         "flavor_id": {"type": "str"},
         "image_id": {"type": "str"},
         "before": {"type": "str", "default": ""},
-        "after": {"type": "str", "default": "false"},
+        "after": {"type": "str", "default": "false", "choices": list(_VALUES)},
     }
     module = AnsibleModule(
         argument_spec={

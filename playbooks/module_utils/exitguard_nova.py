@@ -6,9 +6,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import uuid
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TooLateError
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,6 +31,8 @@ _TRUE = ("true", "on", "yes", "1", "t", "y")
 _FALSE = ("false", "off", "no", "0", "f", "n")
 _WORDS_CHARACTERS = 300
 _LIMIT_BYTES = 16 * 1024 * 1024
+#: Authentication takes up to four answers: Keystone's versions, the token, the versions of Nova.
+_ANSWERS_TO_OPEN = 4
 #: The newest microversion that these modules have been read against.
 _NEWEST = (2, 100)
 OK, CREATED, ACCEPTED, NO_CONTENT, FORBIDDEN, NOT_FOUND, CONFLICT = 200, 201, 202, 204, 403, 404, 409
@@ -67,11 +72,11 @@ class Cloud:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                self._region = openstack.config.get_cloud_region(cloud=name or None, api_timeout=timeout_seconds, app_name="exitguard")
-                compute = self._adapter("compute")
-                data = compute.get_endpoint_data()
+                data, project = within(timeout_seconds * _ANSWERS_TO_OPEN, lambda: self._open(name))
                 endpoint = data and (data.catalog_url or data.url)
-                project = compute.get_project_id()
+            except TooLateError:
+                seconds = timeout_seconds * _ANSWERS_TO_OPEN
+                raise CloudError(f"{self.told}: no token and no compute API within {seconds} seconds") from None
             except Exception as error:
                 raise CloudError(f"{self.told}: {_first_line(error)}") from error
         if not endpoint:
@@ -101,8 +106,8 @@ class Cloud:
         """A flavor with its extra specs, likewise."""
         found = self._one(lambda: self.nova("GET", f"/flavors/{part(flavor_id)}")["flavor"])
         if found is not None and not isinstance(found.get("extra_specs"), dict):
-            specs = self.nova("GET", f"/flavors/{part(flavor_id)}/os-extra_specs")
-            found["extra_specs"] = specs["extra_specs"]
+            specs = self._one(lambda: self.nova("GET", f"/flavors/{part(flavor_id)}/os-extra_specs")["extra_specs"])
+            return None if specs is None else {**found, "extra_specs": specs}
         return found
 
     def image(self, image_id: str) -> dict[str, Any] | None:
@@ -122,6 +127,11 @@ class Cloud:
             raise CloudError(f"{self.told}: expected a JSON object, found {type(found).__name__}")
         return found
 
+    def _open(self, name: str) -> tuple[Any, str | None]:
+        self._region = openstack.config.get_cloud_region(cloud=name or None, api_timeout=self._timeout_seconds, app_name="exitguard")
+        compute = self._adapter("compute")
+        return compute.get_endpoint_data(), compute.get_project_id()
+
     def _adapter(self, service: str) -> Any:
         if service not in self._adapters:
             region = self._region
@@ -140,26 +150,55 @@ class Cloud:
     def _ask(self, service: str, verb: str, path: str, body: Any, *, expected: tuple[int, ...], **more: Any) -> Any:
         data = {} if body is None else {"data": json.dumps(body)}
         of_a_body = more.pop("headers", {})
-        headers = {"Content-Type": "application/json", **of_a_body} if body is not None else {}
-        try:
+        headers = {"Accept-Encoding": "identity"}  # what is not packed cannot unfold
+        headers |= {"Content-Type": "application/json", **of_a_body} if body is not None else {}
+
+        def ask() -> tuple[int, bytes]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 answer = self._adapter(service).request(
-                    path, verb, raise_exc=False, log=False, redirect=False, connect_retries=0, headers=headers, **data, **more
+                    path, verb, raise_exc=False, log=False, redirect=False, connect_retries=0, stream=True, headers=headers, **data, **more
                 )
-            content = answer.content[:_LIMIT_BYTES]
+            with contextlib.closing(answer):
+                return answer.status_code, answer.raw.read(_LIMIT_BYTES + 1, decode_content=False)
+
+        try:
+            status, content = within(self._timeout_seconds, ask)
+        except TooLateError:
+            raise CloudError(f"{verb} {path}: no whole answer within {self._timeout_seconds} seconds") from None
         except Exception as error:
             raise CloudError(f"{verb} {path}: {_first_line(error)}") from error
-        if answer.status_code not in expected:
-            raise CloudError(f"{verb} {path}: {answer.status_code}: {_words(content)}", answer.status_code)
+        if status not in expected:
+            raise CloudError(f"{verb} {path}: {status}: {_words(content)}", status)
+        if len(content) > _LIMIT_BYTES:
+            raise CloudError(f"{verb} {path}: expected an answer of at most {_LIMIT_BYTES} bytes, found more", status)
         try:
             return json.loads(content) if content.strip() else None
-        except ValueError as error:
-            raise CloudError(f"{verb} {path}: the answer is no JSON") from error
+        except (ValueError, RecursionError) as error:
+            raise CloudError(f"{verb} {path}: the answer is no JSON", status) from error
+
+
+def within(seconds: float, ask: Callable[[], Any]) -> Any:
+    """What `ask` returns or raises; TooLateError where it does neither in time.
+
+    A server that sends a byte now and then is past every time-out of a socket. Who waits for it is a thread, which is left alone then.
+    """
+    outcome: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(ask())
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="openstack", daemon=True).start()
+    return outcome.result(seconds)
 
 
 def part(text: str) -> str:
-    """A part of a path: an id that a file or an API gave may hold anything."""
+    """A part of a path: an id that a file or an API gave may hold anything. Raises CloudError for one that would lead elsewhere."""
+    if text in ("", ".", ".."):
+        raise CloudError(f"{text!r} is no id. Nothing was changed")
     return quote(text, safe="")
 
 
@@ -188,8 +227,8 @@ def open_cloud(module: Any) -> Cloud:
 def each_change(module: Any, key: str, change_one: Callable[[dict[str, Any]], tuple[str, str]]) -> None:
     """Make each change of the module's options, and end it with what became of them.
 
-    `change_one` gives the reason and what was there before, and raises Ended where it is not done. After `stop_after_failures` of them
-    no other is begun.
+    `change_one` gives the reason and what was there before, and raises Ended where it is not done. Once more than `failure_budget` of
+    them were refused or failed, no other is begun.
     """
     steps, before, after = [], [], []
     failures = 0
@@ -207,6 +246,8 @@ def each_change(module: Any, key: str, change_one: Callable[[dict[str, Any]], tu
             outcome, reason = ended.outcome, str(ended)
         except CloudError as error:
             outcome, reason = FAILED, str(error)
+        except Exception as error:  # noqa: BLE001 - what became of the others has to be told
+            outcome, reason = FAILED, f"an answer was not of the form expected: {type(error).__name__}: {_first_line(error)}"
         failures += outcome in (FAILED, REFUSED)
         steps.append({"subject": subject, "outcome": outcome, "reason": reason, "undo": undo})
     result: dict[str, Any] = {"changed": any(step["outcome"] == DONE for step in steps), "exitguard": {"steps": steps}}
