@@ -103,7 +103,7 @@ _PATCH = "application/openstack-images-v2.1-json-patch"
 _VALUES = ("", "true", "false")
 #: A property that is there and empty: no silence, since Nova takes it for false.
 _EMPTY = " "
-_SERVER_ERROR = 500
+_REQUEST_ERRORS = range(400, 500)
 
 
 def found_text(cloud: Cloud, kind: str, subject: str) -> str:
@@ -137,7 +137,7 @@ def write(cloud: Cloud, kind: str, subject: str, *, before: str, after: str) -> 
             raise Ended(REFUSED, f"this role may not change it: {error}") from None
         if error.status == NOT_FOUND:
             raise Ended(CHANGED_SINCE, f"it, or what it said, went away just now: {error}") from None
-        if error.status is not None and OK < error.status < _SERVER_ERROR:
+        if error.status in _REQUEST_ERRORS:
             raise Ended(FAILED, f"{error}. Nothing was changed") from None
         raise
 

@@ -247,7 +247,7 @@ def each_change(module: Any, key: str, change_one: Callable[[dict[str, Any]], tu
         except CloudError as error:
             outcome, reason = FAILED, str(error)
         except Exception as error:  # noqa: BLE001 - what became of the others has to be told
-            outcome, reason = FAILED, f"an answer was not of the form expected: {type(error).__name__}: {_first_line(error)}"
+            outcome, reason = FAILED, f"found what was not expected: {type(error).__name__}: {_first_line(error)}"
         failures += outcome in (FAILED, REFUSED)
         steps.append({"subject": subject, "outcome": outcome, "reason": reason, "undo": undo})
     result: dict[str, Any] = {"changed": any(step["outcome"] == DONE for step in steps), "exitguard": {"steps": steps}}
