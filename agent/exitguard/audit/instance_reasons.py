@@ -9,9 +9,10 @@ from exitguard.model.pmu import PmuElement, PmuSetting, Tri
 
 #: nova-manage cannot unset a property, so the way out of a conflict is to say what the flavor says (seen on Nova 26.2.2 and 31.0.0).
 _RECOVERY = (
-    "its next start destroys and undefines its domain, and leaves it SHUTOFF without a fault. Ask its owner which of the two counts. While it "
-    "is SHUTOFF, before or after such a start, set hw_pmu={says} by `nova-manage image_property set`, so that both say the same, and have it "
-    "started; in ERROR, set its state to active (`openstack server set --state active`) and stop it first"
+    "its next start destroys and undefines its domain, and leaves it SHUTOFF without a fault. Ask its owner which of the two "
+    "counts. While it is SHUTOFF, before or after such a start, set hw_pmu={says} by `nova-manage image_property set`, so that "
+    "both say the same, and have it started; in ERROR, set its state to active (`openstack server set --state active`) and stop it "
+    "first"
 )
 _TEXT = {Said.ON: "true", Said.OFF: "false", Said.SILENT: ""}
 _HOW = {
