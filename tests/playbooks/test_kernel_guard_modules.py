@@ -324,4 +324,6 @@ def test_module_is_python_3_8_and_imports_no_more_than_a_host_has(source: Path) 
     imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     others = {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names}
-    assert all(name.startswith("ansible.module_utils.") or name == "libvirt" for name in others), others
+    # A cloud's modules run on a control node, which has the SDK.
+    allowed = {"libvirt"} | ({"openstack", "keystoneauth1"} if source.name == "exitguard_nova.py" else set())
+    assert all(name.startswith("ansible.module_utils.") or name in allowed for name in others), others
