@@ -109,7 +109,7 @@ _WHY = {
     5: "nova-manage takes no such property",
     6: "nova-manage takes no such value",
 }
-_WORDS_BYTES = 64 * 1024
+_WORDS_BYTES = _RECORD_BYTES = 64 * 1024
 
 
 def stored_text(server: dict[str, Any]) -> str | None:
@@ -179,8 +179,9 @@ def looked_at(cloud: Cloud, change: dict[str, Any], record: Path) -> str | None:
 def noted(record: Path, image: str, launched_at: str | None) -> bool:
     """Whether it was set on the instance while it had this image and this disk: a rebuild drops it, onto the same image too."""
     try:
-        found = json.loads(record.read_text(encoding="utf-8")[:65536])
-    except (OSError, ValueError):
+        with record.open("rb") as file:
+            found = json.loads(file.read(_RECORD_BYTES))
+    except (OSError, ValueError, RecursionError):
         return False
     if not isinstance(found, dict) or wish(str(found.get("hw_pmu"))) is not False or launched_at is None:
         return False
@@ -203,8 +204,9 @@ def ran(words: list[str], seconds: int) -> tuple[int, str]:
     kept = bytearray()
 
     def keep() -> None:
-        while chunk := process.stdout.read1(_WORDS_BYTES):
-            kept[:] = (kept + chunk)[-_WORDS_BYTES:]
+        with process.stdout:
+            while chunk := process.stdout.read1(_WORDS_BYTES):
+                kept[:] = (kept + chunk)[-_WORDS_BYTES:]
 
     reader = threading.Thread(target=keep, daemon=True)
     reader.start()
@@ -214,18 +216,20 @@ def ran(words: list[str], seconds: int) -> tuple[int, str]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        reader.join(1)
         return _TOO_LONG, f"no end within {seconds} seconds"
     reader.join(1)  # a child that it left behind may hold the pipe open
     return code, last_words(bytes(kept).decode("utf-8", "replace"))
 
 
-def looked_at_after(cloud: Cloud, change: dict[str, Any], launched_at: str | None) -> str:
+def looked_at_after(cloud: Cloud, change: dict[str, Any], launched_at: str | None, intent: Path) -> str:
     """When it is in force. Raises Ended where it is not certain that it is set: the intent stays then, and to set it twice does no harm."""
     try:
         server = cloud.server(change["uuid"])
     except CloudError as error:
         raise Ended(FAILED, f"nova-manage set it, and it could not be looked at after: {error}. Try again") from None
     if server is None:
+        forget(intent)
         raise Ended(CHANGED_SINCE, "it was deleted while nova-manage ran")
     stored, busy = stored_text(server), doing(server)
     if stored is not None and wish(stored) is not False:
@@ -283,7 +287,7 @@ def change_one(module: Any, cloud: Cloud, change: dict[str, Any]) -> tuple[str, 
         raise Ended(CHANGED_SINCE if code == _NOT_STOPPED else REFUSED, f"{_WHY.get(code, told)}. Nothing was changed")
     if code != 0:
         raise Ended(FAILED, f"{words[0]} ended with {code}: {told}. Whether it was set is not known: try again")
-    when = looked_at_after(cloud, change, launched_at)
+    when = looked_at_after(cloud, change, launched_at, intent)
     try:
         write_record(record, content)
     except Ended as ended:

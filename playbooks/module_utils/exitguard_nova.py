@@ -100,11 +100,11 @@ class Cloud:
 
     def server(self, server_id: str) -> dict[str, Any] | None:
         """A server as Nova shows it; None where there is none. Raises CloudError."""
-        return self._one(lambda: self.nova("GET", f"/servers/{part(server_id)}")["server"])
+        return self._one(lambda: self.nova("GET", f"/servers/{part(server_id)}")["server"], server_id)
 
     def flavor(self, flavor_id: str) -> dict[str, Any] | None:
         """A flavor with its extra specs, likewise."""
-        found = self._one(lambda: self.nova("GET", f"/flavors/{part(flavor_id)}")["flavor"])
+        found = self._one(lambda: self.nova("GET", f"/flavors/{part(flavor_id)}")["flavor"], flavor_id)
         if found is not None and not isinstance(found.get("extra_specs"), dict):
             specs = self._one(lambda: self.nova("GET", f"/flavors/{part(flavor_id)}/os-extra_specs")["extra_specs"])
             return None if specs is None else {**found, "extra_specs": specs}
@@ -112,9 +112,9 @@ class Cloud:
 
     def image(self, image_id: str) -> dict[str, Any] | None:
         """An image as Glance shows it, likewise."""
-        return self._one(lambda: self.glance("GET", f"/images/{part(image_id)}"))
+        return self._one(lambda: self.glance("GET", f"/images/{part(image_id)}"), image_id)
 
-    def _one(self, ask: Callable[[], Any]) -> dict[str, Any] | None:
+    def _one(self, ask: Callable[[], Any], asked_for: str | None = None) -> dict[str, Any] | None:
         try:
             found = ask()
         except CloudError as error:
@@ -125,6 +125,8 @@ class Cloud:
             raise CloudError(f"{self.told}: an answer without {error}") from error
         if not isinstance(found, dict):
             raise CloudError(f"{self.told}: expected a JSON object, found {type(found).__name__}")
+        if asked_for is not None and str(found.get("id")).lower() != asked_for.lower():
+            raise CloudError(f"{self.told}: asked for {asked_for!r}, found {str(found.get('id'))[:64]!r}")
         return found
 
     def _open(self, name: str) -> tuple[Any, str | None]:
@@ -171,11 +173,11 @@ class Cloud:
         if status not in expected:
             raise CloudError(f"{verb} {path}: {status}: {_words(content)}", status)
         if len(content) > _LIMIT_BYTES:
-            raise CloudError(f"{verb} {path}: expected an answer of at most {_LIMIT_BYTES} bytes, found more", status)
+            raise CloudError(f"{verb} {path}: expected an answer of at most {_LIMIT_BYTES} bytes, found more")
         try:
             return json.loads(content) if content.strip() else None
         except (ValueError, RecursionError) as error:
-            raise CloudError(f"{verb} {path}: the answer is no JSON", status) from error
+            raise CloudError(f"{verb} {path}: the answer is no JSON") from error
 
 
 def within(seconds: float, ask: Callable[[], Any]) -> Any:
