@@ -242,7 +242,7 @@ def _catalogue_obstacle(
     if hw_pmu != "":
         found = "what it says was not shown" if hw_pmu is None else f"it says {hw_pmu!r}"
         return looked.leave(subject, remedy, LeftAloneBecause.UNKNOWN, f"expected a {kind} that says nothing; {found}")
-    if not ({subject.id, subject.name} & set(named) or (ALL_NAMES in named and public)):
+    if not (subject.id in named or (public and (subject.name in named or ALL_NAMES in named))):
         reason = f"remedies.nova.{kind}s of the policy does not name it"
         return looked.leave(subject, remedy, LeftAloneBecause.NOT_ALLOWED, reason)
     if asking is None:

@@ -143,7 +143,11 @@ def why_blind(steps: tuple[Step, ...], cloud: CloudFacts) -> str | None:
 def is_waived(subject: Subject, cloud: CloudFacts, rulebook: Rulebook, times: tuple[datetime, ...], *, host_id: str = "") -> bool:
     """Whether somebody answers for a failure of this flavor, image or instance at any of these times: then it is left alone."""
     server = cloud.servers_by_uuid.get(subject.id) if subject.kind is SubjectKind.INSTANCE else None
-    rules = {rule.id for rule in rulebook.policy.rules if rule.subject is subject.kind}
+    rules = {
+        rule.id
+        for rule in rulebook.policy.rules
+        if rule.subject is subject.kind or (server is not None and rule.subject is SubjectKind.DOMAIN)
+    }
     return any(
         protects(waiver, subject, host_id=host_id, hostname=server.host if server is not None else None)
         for waiver in rulebook.waivers
