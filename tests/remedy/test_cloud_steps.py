@@ -152,6 +152,22 @@ def test_waived_instance_is_left_alone(scope: WaiverScope) -> None:
     assert why(planned(facts, named, book=book)) is LeftAloneBecause.WAIVED
 
 
+@pytest.mark.parametrize(
+    ("rule", "scope"),
+    [("DOM-PMU-EFFECTIVE", WaiverScope(domains=("web-a",))), ("NOVA-INSTANCE-PMU", WaiverScope(hosts=("compute-1.example",)))],
+)
+def test_waiver_of_the_guest_or_by_the_host_s_own_name_protects_too(rule: str, scope: WaiverScope) -> None:
+    book = rulebook(waivers=(waiver(rule, scope),))
+    named = finding("NOVA-INSTANCE-PMU", SubjectKind.INSTANCE, "a", name="web-a")
+    assert why(planned(cloud(server("a")), named, book=book)) is LeftAloneBecause.WAIVED
+
+
+def test_private_image_is_not_chosen_by_its_name() -> None:
+    facts = cloud(images=(IMAGE.model_copy(update={"visibility": "private"}),))
+    assert why(planned(facts, IMAGES, book=rulebook(nova=NovaRemedies(images=(IMAGE.name,))))) is LeftAloneBecause.NOT_ALLOWED
+    assert planned(facts, IMAGES, book=rulebook(nova=NovaRemedies(images=(IMAGE.id,)))).steps
+
+
 def test_running_instance_is_told_of_the_flavors_that_it_could_be_resized_to() -> None:
     off = Flavor(id="3", name="m1.small.nopmu", hw_pmu="false", is_public=True)
     plan = planned(cloud(server("a", status="ACTIVE"), flavors=(SILENT, off)), of("a"))

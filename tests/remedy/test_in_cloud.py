@@ -4,13 +4,15 @@ import pytest
 from cloud_builders import CLOUD_ID, IMAGE, LAUNCHED_AT, NOW, SILENT, cloud, finding, report, rulebook, server, waiver
 
 from exitguard.model.cloud import CloudFacts, RemediedInstance
-from exitguard.model.finding import SubjectKind
-from exitguard.model.plan import Step
+from exitguard.model.finding import Subject, SubjectKind
+from exitguard.model.plan import NovaFlavorChange, Step
 from exitguard.model.pmu import Tri
 from exitguard.model.record import unseen
+from exitguard.policy.remedies import NovaRemedies
 from exitguard.policy.schema import WaiverScope
+from exitguard.remedy.cloud_again import still_true
 from exitguard.remedy.cloud_steps import plan_cloud
-from exitguard.remedy.in_cloud import in_force, still_true, why_blind
+from exitguard.remedy.in_cloud import basis_of, in_force, why_blind
 
 BEFORE = cloud(server("a"))
 FLAVOR_FINDING = finding("NOVA-FLAVOR-SILENT", SubjectKind.FLAVOR, SILENT.id, name=SILENT.name)
@@ -18,7 +20,11 @@ INSTANCE_FINDING = finding("NOVA-INSTANCE-PMU", SubjectKind.INSTANCE, "a", name=
 
 
 def step(rule: str) -> Step:
-    found = {"flavor": FLAVOR_FINDING, "instance": INSTANCE_FINDING, "image": finding("NOVA-IMAGE-SILENT", SubjectKind.IMAGE, IMAGE.id)}
+    found = {
+        "flavor": FLAVOR_FINDING,
+        "instance": INSTANCE_FINDING,
+        "image": finding("NOVA-IMAGE-SILENT", SubjectKind.IMAGE, IMAGE.id, name=IMAGE.name),
+    }
     (made,) = plan_cloud(BEFORE, report(BEFORE, found[rule]), rulebook(), now=NOW).steps
     return made
 
@@ -90,3 +96,30 @@ def test_look_without_servers_is_blind_for_instances_only() -> None:
     look = BEFORE.model_copy(update={"servers": unseen("servers", "403")})
     assert why_blind((step("flavor"),), look) is None
     assert "servers cannot be seen: 403" in (why_blind((step("instance"),), look) or "")
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        {"diff": "(nothing)"},
+        {"safe": ()},
+        {"guest_loses": ()},
+        {"reversible": False},
+        {"subject": Subject(kind=SubjectKind.FLAVOR, id=SILENT.id, name="x")},
+    ],
+)
+def test_step_whose_words_were_edited_is_not_carried_out(edited: dict[str, object]) -> None:
+    assert "changed since" in (why_not(step("flavor").model_copy(update=edited), BEFORE) or "")
+
+
+def test_step_that_would_overrule_a_wish_is_not_carried_out() -> None:
+    asking = cloud(flavors=(SILENT.model_copy(update={"hw_pmu": "true"}),))
+    change = NovaFlavorChange(flavor_id=SILENT.id, before="true", after="false")
+    forged = step("flavor").model_copy(update={"change": change, "basis": basis_of(change, asking)})
+    assert "expected a flavor that says nothing" in (why_not(forged, asking) or "")
+
+
+def test_step_that_the_policy_does_not_allow_is_not_carried_out() -> None:
+    for book in (rulebook(allowed=()), rulebook(nova=NovaRemedies(flavors=("another",)))):
+        made = step("flavor")
+        assert still_true((made,), BEFORE, book, undo=False, now=NOW).due == ()

@@ -86,9 +86,10 @@ class World:
     def __post_init__(self) -> None:
         self._steps = {step.id: step for step in self.plan.steps}
         self._hosts = {host.id: host for host in self.plan.inputs.hosts}
-        self._of_host: dict[str, tuple[Step, ...]] = {}
+        of_host: dict[str, list[Step]] = {}
         for step in self.plan.steps:
-            self._of_host[step.host_id] = (*self._of_host.get(step.host_id, ()), step)
+            of_host.setdefault(step.host_id, []).append(step)
+        self._of_host = {host_id: tuple(steps) for host_id, steps in of_host.items()}
 
     @property
     def _canary(self) -> tuple[str, ...]:
@@ -188,6 +189,11 @@ class World:
                     "undo": undo,
                 }
             else:
+                found = checked.get(step.id)
+                if states[step.id] is Tri.UNKNOWN and found is not None and found["outcome"] in _UNCERTAIN:
+                    reason = f"what became of it cannot be told: {found['reason']}"
+                    yield {**answer, "outcome": StepOutcome.FAILED, "reason": reason}
+                    continue
                 reason = "a fresh look shows that it never took effect"
                 if isinstance(step.change, NovaInstanceChange) and states[step.id] is Tri.UNKNOWN:
                     reason = (

@@ -145,6 +145,10 @@ class CloudFacts(Record):
         return {server.uuid: server for server in self.servers.value or ()}
 
     @cached_property
+    def remedied_by_uuid(self) -> dict[str, "RemediedInstance"]:
+        return {record.uuid: record for record in self.remedied}
+
+    @cached_property
     def hash(self) -> str:
         """`sha256:` over everything but the time."""
         return record_hash(self.model_dump(mode="json", exclude={"observed_at", "tool"}))

@@ -52,7 +52,8 @@ class _Looked:
     """One cloud as planning looks at it."""
 
     cloud: CloudFacts
-    report: CloudReport
+    #: None where only the API was looked at again.
+    report: CloudReport | None
     rulebook: Rulebook
     planned_at: datetime
 
@@ -62,7 +63,7 @@ class _Looked:
 
     @cached_property
     def instances(self) -> dict[str, InstanceReport]:
-        return {instance.uuid: instance for instance in self.report.instances}
+        return {} if self.report is None else {instance.uuid: instance for instance in self.report.instances}
 
     @cached_property
     def silent_instances(self) -> Counter[str]:
@@ -81,18 +82,18 @@ class _Looked:
         return LeftAlone(host_id=self.cloud.cloud.id, subject=subject, remedy=remedy, because=because, reason=reason)
 
     def step(
-        self, finding: Finding, change: Change, *, safe: tuple[str, ...], takes_effect: str, diff: str, reversible: bool
+        self, subject: Subject, why: str, change: Change, *, safe: tuple[str, ...], takes_effect: str, diff: str, reversible: bool
     ) -> Step | LeftAlone:
         basis = basis_of(change, self.cloud)
         if basis is None:
-            return self.leave(finding.subject, change.remedy, LeftAloneBecause.UNKNOWN, "the API did not show it")
+            return self.leave(subject, change.remedy, LeftAloneBecause.UNKNOWN, "the API did not show it")
         return Step(
             id=step_id(self.cloud.cloud.id, change, basis),
             host_id=self.cloud.cloud.id,
-            subject=finding.subject,
+            subject=subject,
             change=change,
             basis=basis,
-            why=finding.reason,
+            why=why,
             safe=safe,
             disruption=Disruption.NONE,
             takes_effect=takes_effect,
@@ -110,26 +111,45 @@ def plan_cloud(cloud: CloudFacts, report: CloudReport, rulebook: Rulebook, *, no
     """
     refuse_bad_waivers(rulebook)
     looked = _Looked(cloud, report, rulebook, now)
-    decisions = list(_decisions(looked))
+    decisions = list(_decisions(looked, report))
     return HostPlan(
         PlannedHost(
-            id=cloud.cloud.id, hostname=cloud.cloud.name, inventory_name=None, facts_hash=_facts_hash(looked), cloud=cloud.cloud.name
+            id=cloud.cloud.id, hostname=cloud.cloud.name, inventory_name=None, facts_hash=_facts_hash(cloud, report), cloud=cloud.cloud.name
         ),
         steps=tuple(each for each in decisions if isinstance(each, Step)),
         left_alone=tuple(each for each in decisions if isinstance(each, LeftAlone)),
     )
 
 
-def _facts_hash(looked: _Looked) -> str:
+def decide_again(step: Step, cloud: CloudFacts, rulebook: Rulebook, now: datetime) -> Step | LeftAlone | None:
+    """What would be decided about a step's subject now, by the API alone; None for a subject that is not a cloud's."""
+    looked = _Looked(cloud, None, rulebook, now)
+    change = step.change
+    match change:
+        case NovaFlavorChange() if change.flavor_id in cloud.flavors_by_id:
+            flavor = cloud.flavors_by_id[change.flavor_id]
+            return _allowed(looked, _flavor(looked, Subject(kind=SubjectKind.FLAVOR, id=flavor.id, name=flavor.name), step.why, flavor))
+        case NovaImageChange() if change.image_id in cloud.images_by_id:
+            image = cloud.images_by_id[change.image_id]
+            return _allowed(looked, _image(looked, Subject(kind=SubjectKind.IMAGE, id=image.id, name=image.name), step.why, image))
+        case NovaInstanceChange() if change.uuid in cloud.servers_by_uuid:
+            server = cloud.servers_by_uuid[change.uuid]
+            # What a tenant calls it may change at any time: the words of the plan stand for it.
+            return _allowed(looked, _instance(looked, step.subject.model_copy(update={"id": server.uuid}), step.why, server))
+        case _:
+            return None
+
+
+def _facts_hash(cloud: CloudFacts, report: CloudReport) -> str:
     """Of what the cloud's API showed and of what the hosts' facts made of each instance."""
     told = {"uuid", "origin", "next_setting", "persistent", "survives"}
-    instances = [instance.model_dump(mode="json", include=told) for instance in looked.report.instances]
-    return record_hash({"cloud": looked.cloud.hash, "instances": instances})
+    instances = [instance.model_dump(mode="json", include=told) for instance in report.instances]
+    return record_hash({"cloud": cloud.hash, "instances": instances})
 
 
-def _decisions(looked: _Looked) -> Iterator[Step | LeftAlone]:
+def _decisions(looked: _Looked, report: CloudReport) -> Iterator[Step | LeftAlone]:
     rules = {rule.id: rule for rule in looked.rulebook.policy.rules if rule.subject in OF_A_CLOUD}
-    for finding in looked.report.findings:
+    for finding in report.findings:
         rule = rules.get(finding.rule)
         if rule is None or rule.remedy is None:
             continue
@@ -139,7 +159,7 @@ def _decisions(looked: _Looked) -> Iterator[Step | LeftAlone]:
             yield looked.leave(finding.subject, rule.remedy, LeftAloneBecause.UNKNOWN, finding.reason)
         else:
             yield _allowed(looked, _decide(looked, finding, rule.remedy))
-    for instance in looked.report.instances:
+    for instance in report.instances:
         if wish(instance.flavor_hw_pmu) is True or wish(instance.image_hw_pmu) is True:
             subject = Subject(kind=SubjectKind.INSTANCE, id=instance.uuid, name=instance.name)
             yield looked.leave(
@@ -162,25 +182,26 @@ def _decide(looked: _Looked, finding: Finding, remedy: Remedy) -> Step | LeftAlo
     if is_waived(subject, cloud, looked.rulebook, times, host_id=(instance.host_id if instance is not None else None) or ""):
         return looked.leave(subject, remedy, LeftAloneBecause.WAIVED, "a failure of it is waived")
     if remedy is Remedy.NOVA_FLAVOR_DEFAULT and subject.id in cloud.flavors_by_id:
-        return _flavor(looked, finding, cloud.flavors_by_id[subject.id])
+        return _flavor(looked, subject, finding.reason, cloud.flavors_by_id[subject.id])
     if remedy is Remedy.NOVA_IMAGE_DEFAULT and subject.id in cloud.images_by_id:
-        return _image(looked, finding, cloud.images_by_id[subject.id])
+        return _image(looked, subject, finding.reason, cloud.images_by_id[subject.id])
     if remedy is Remedy.NOVA_INSTANCE_PMU_OFF and subject.id in cloud.servers_by_uuid:
-        return _instance(looked, finding, cloud.servers_by_uuid[subject.id])
+        return _instance(looked, subject, finding.reason, cloud.servers_by_uuid[subject.id])
     return looked.leave(subject, remedy, LeftAloneBecause.NO_REMEDY, f"{remedy.value} has no playbook for {subject.kind.value}s")
 
 
-def _flavor(looked: _Looked, finding: Finding, flavor: Flavor) -> Step | LeftAlone:
+def _flavor(looked: _Looked, subject: Subject, why: str, flavor: Flavor) -> Step | LeftAlone:
     remedy = Remedy.NOVA_FLAVOR_DEFAULT
     obstacle = _catalogue_obstacle(
-        looked, finding.subject, remedy, flavor.hw_pmu, asking_images(looked.cloud), kinds=("flavor", "image"), named=looked.allowed.flavors
+        looked, subject, remedy, flavor.hw_pmu, asking_images(looked.cloud), kinds=("flavor", "image"), named=looked.allowed.flavors
     )
     if obstacle is not None:
         return obstacle
     many = looked.silent_instances[flavor.name]
     keep = f"{many:,} existing instances of it keep their silent copy" if many else "no existing instance has a copy of it"
     return looked.step(
-        finding,
+        subject,
+        why,
         NovaFlavorChange(flavor_id=flavor.id, before=flavor.hw_pmu or ""),
         safe=(
             "existing instances keep their own copy of the flavor, whatever they go through but a resize",
@@ -195,11 +216,11 @@ def _flavor(looked: _Looked, finding: Finding, flavor: Flavor) -> Step | LeftAlo
     )
 
 
-def _image(looked: _Looked, finding: Finding, image: Image) -> Step | LeftAlone:
+def _image(looked: _Looked, subject: Subject, why: str, image: Image) -> Step | LeftAlone:
     remedy = Remedy.NOVA_IMAGE_DEFAULT
     obstacle = _catalogue_obstacle(
         looked,
-        finding.subject,
+        subject,
         remedy,
         image.hw_pmu,
         asking_flavors(looked.cloud),
@@ -211,7 +232,8 @@ def _image(looked: _Looked, finding: Finding, image: Image) -> Step | LeftAlone:
         return obstacle
     many = looked.images_in_use[image.id]
     return looked.step(
-        finding,
+        subject,
+        why,
         NovaImageChange(image_id=image.id, before=image.hw_pmu or ""),
         safe=(
             "existing instances keep their own copy of its properties",
@@ -259,13 +281,14 @@ def _catalogue_obstacle(
     return None
 
 
-def _instance(looked: _Looked, finding: Finding, server: Server) -> Step | LeftAlone:
-    subject, remedy = finding.subject, Remedy.NOVA_INSTANCE_PMU_OFF
+def _instance(looked: _Looked, subject: Subject, why: str, server: Server) -> Step | LeftAlone:
+    remedy = Remedy.NOVA_INSTANCE_PMU_OFF
     refused = _instance_obstacle(looked, server)
     if refused is not None:
         return looked.leave(subject, remedy, *refused)
     return looked.step(
-        finding,
+        subject,
+        why,
         NovaInstanceChange(uuid=server.uuid, image=server.image, launched_at=server.launched_at),
         safe=(
             "its owner has it stopped, and it is not started for this",
@@ -279,12 +302,13 @@ def _instance(looked: _Looked, finding: Finding, server: Server) -> Step | LeftA
 
 
 def _instance_obstacle(looked: _Looked, server: Server) -> tuple[LeftAloneBecause, str] | None:
-    instance = looked.instances[server.uuid]
-    if server.locked or instance.locked:
+    instance = looked.instances.get(server.uuid)
+    if server.locked or (instance is not None and instance.locked):
         return LeftAloneBecause.LOCKED, "Nova's lock is on it" if server.locked else "an operator's mark in its metadata says: leave alone"
     if server.locked is None:
         return LeftAloneBecause.UNKNOWN, "whether Nova's lock is on it was not shown"
-    wishes = (instance.flavor_hw_pmu, instance.image_hw_pmu, server.flavor_hw_pmu, server.image_hw_pmu)
+    judged = () if instance is None else (instance.flavor_hw_pmu, instance.image_hw_pmu)
+    wishes = (*judged, server.flavor_hw_pmu, server.image_hw_pmu)
     if any(wish(text) is True for text in wishes):
         return LeftAloneBecause.OPTED_OUT, "its flavor or image asks for the PMU: it keeps it"
     if server.flavor_hw_pmu != "":

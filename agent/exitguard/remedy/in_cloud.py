@@ -1,17 +1,16 @@
-"""Whether a step that was planned for a cloud is still true, and whether it is in force, by a fresh look through its API. Pure."""
+"""What a look through a cloud's API says of one step: what it rests on, whether it is in force, whether it is waived. Pure."""
 
 from datetime import datetime
 
 from exitguard.audit.nova import wish
 from exitguard.model.canonical import JsonValue, record_hash
-from exitguard.model.cloud import CloudFacts, Flavor, Image, Server
+from exitguard.model.cloud import CloudFacts, Server
 from exitguard.model.finding import Subject, SubjectKind
 from exitguard.model.plan import Change, NovaFlavorChange, NovaImageChange, NovaInstanceChange, Step
 from exitguard.model.pmu import Tri
 from exitguard.model.record import Observed
 from exitguard.policy.schema import Rulebook
 from exitguard.policy.waiver import protects
-from exitguard.remedy.in_force import StillTrue
 
 STOPPED = "SHUTOFF"
 _SOURCES = {NovaFlavorChange: "flavors", NovaImageChange: "images", NovaInstanceChange: "servers"}
@@ -62,48 +61,6 @@ def _listed(ids: tuple[str, ...] | None) -> JsonValue:
     return None if ids is None else list(ids)
 
 
-def still_true(steps: tuple[Step, ...], cloud: CloudFacts, rulebook: Rulebook, *, undo: bool, now: datetime) -> StillTrue:
-    """Which steps are still what this look calls for. The steps of an undo are true while what they take back is still there."""
-    why = {step.id: _why_not_undone(step, cloud) if undo else _why_not(step, cloud, rulebook, now) for step in steps}
-    return StillTrue(
-        tuple(step.id for step in steps if why[step.id] is None), {key: reason for key, reason in why.items() if reason is not None}
-    )
-
-
-def _why_not(step: Step, cloud: CloudFacts, rulebook: Rulebook, now: datetime) -> str | None:
-    if is_waived(step.subject, cloud, rulebook, (now, cloud.observed_at)):
-        return "a failure of it is waived"
-    basis = basis_of(step.change, cloud)
-    if basis is None:
-        return "it is gone"
-    if in_force(step, cloud) is Tri.YES:
-        return "done already"
-    if basis == step.basis:
-        return None
-    if isinstance(step.change, NovaInstanceChange):
-        server = cloud.servers_by_uuid[step.change.uuid]
-        if server.locked:
-            return "Nova's lock is on it"
-        if server.status != STOPPED or server.task_state is not None:
-            return f"it is {told_status(server)}: it can be set only while its owner has it stopped"
-    return "what the step rests on has changed since it was planned: make a new plan"
-
-
-def _why_not_undone(step: Step, cloud: CloudFacts) -> str | None:
-    match step.change:
-        case NovaFlavorChange() as change:
-            found: Flavor | Image | None = cloud.flavors_by_id.get(change.flavor_id)
-        case NovaImageChange() as change:
-            found = cloud.images_by_id.get(change.image_id)
-        case _:
-            return "it cannot be undone exactly"
-    if found is None:
-        return "it is gone"
-    if found.hw_pmu != change.before:
-        return f"it was changed since: it says {found.hw_pmu!r}, expected {change.before!r}"
-    return None
-
-
 def in_force(step: Step, cloud: CloudFacts) -> Tri:
     """Whether Nova or Glance say what the step wanted; unknown where this look does not show it."""
     match step.change:
@@ -119,7 +76,8 @@ def in_force(step: Step, cloud: CloudFacts) -> Tri:
                 return Tri.UNKNOWN
             if server.image_hw_pmu is not None:
                 return Tri.YES if wish(server.image_hw_pmu) is False else Tri.NO
-            recorded = any(each.still_holds(server) and wish(each.hw_pmu) is False for each in cloud.remedied)
+            record = cloud.remedied_by_uuid.get(server.uuid)
+            recorded = record is not None and record.still_holds(server) and wish(record.hw_pmu) is False
             return Tri.YES if recorded else Tri.UNKNOWN
         case _:
             return Tri.UNKNOWN
@@ -143,14 +101,16 @@ def why_blind(steps: tuple[Step, ...], cloud: CloudFacts) -> str | None:
 def is_waived(subject: Subject, cloud: CloudFacts, rulebook: Rulebook, times: tuple[datetime, ...], *, host_id: str = "") -> bool:
     """Whether somebody answers for a failure of this flavor, image or instance at any of these times: then it is left alone."""
     server = cloud.servers_by_uuid.get(subject.id) if subject.kind is SubjectKind.INSTANCE else None
+    names = (None,) if server is None else tuple({server.host, server.hypervisor_hostname})  # a waiver may name either
     rules = {
         rule.id
         for rule in rulebook.policy.rules
         if rule.subject is subject.kind or (server is not None and rule.subject is SubjectKind.DOMAIN)
     }
     return any(
-        protects(waiver, subject, host_id=host_id, hostname=server.host if server is not None else None)
+        protects(waiver, subject, host_id=host_id, hostname=name)
         for waiver in rulebook.waivers
+        for name in names
         if not rules.isdisjoint(waiver.rules) and any(waiver.created <= time < waiver.expires for time in times)
     )
 

@@ -9,7 +9,7 @@ from exitguard.model.documents import FactsDocument
 from exitguard.model.plan import Step
 from exitguard.model.pmu import Tri
 from exitguard.policy.schema import Rulebook
-from exitguard.remedy import in_cloud, in_force
+from exitguard.remedy import cloud_again, in_cloud, in_force
 from exitguard.remedy.in_force import StillTrue
 
 
@@ -73,7 +73,7 @@ class CloudSight:
         return None
 
     def still_true(self, steps: tuple[Step, ...], rulebook: Rulebook, *, undo: bool, now: datetime) -> StillTrue:
-        return in_cloud.still_true(steps, self.facts, rulebook, undo=undo, now=now)
+        return cloud_again.still_true(steps, self.facts, rulebook, undo=undo, now=now)
 
     def in_force(self, step: Step) -> Tri:
         return in_cloud.in_force(step, self.facts)
