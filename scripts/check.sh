@@ -31,7 +31,7 @@ lock_names_public_indexes_only() {
 }
 
 # What decides and what parses must be tested. The talk to libvirtd is left out: it is tested where there is one to talk to.
-readonly decides='agent/exitguard/model/*,agent/exitguard/policy/*,agent/exitguard/audit/*,agent/exitguard/remedy/*,agent/exitguard/facts/*'
+readonly decides='agent/exitguard/model/*,agent/exitguard/policy/*,agent/exitguard/audit/*,agent/exitguard/savings/*,agent/exitguard/remedy/*,agent/exitguard/facts/*'
 
 step 'format' ruff format --check .
 step 'lint' ruff check .

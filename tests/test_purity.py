@@ -8,7 +8,7 @@ import pytest
 import exitguard
 
 PACKAGE = Path(exitguard.__file__).parent
-PURE_PACKAGES = ("model", "policy", "audit", "remedy")
+PURE_PACKAGES = ("model", "policy", "audit", "savings", "remedy")
 #: The edge of the policy.
 EDGES = {"policy/load.py"}
 
