@@ -8,6 +8,7 @@ from exitguard.model.instance import CloudReport
 from exitguard.model.plan import Plan
 from exitguard.model.record import Record
 from exitguard.model.samples import Samples
+from exitguard.model.savings import Savings
 from exitguard.policy.json_schema import policy_schemas
 from exitguard.report.changes import Changes
 from exitguard.report.cloud_groups import CloudGroups
@@ -27,6 +28,7 @@ _DOCUMENTS: dict[str, type[Record]] = {
     "plan": Plan,
     "run": RunStatus,
     "samples": Samples,
+    "savings": Savings,
 }
 
 

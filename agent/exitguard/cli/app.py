@@ -21,6 +21,7 @@ from exitguard.cli import (
     report,
     rollback,
     rollout,
+    savings,
     schema,
     waiver,
 )
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command("audit")(audit.audit)
 app.command("report")(report.report)
+app.command("savings")(savings.savings)
 app.command("explain")(explain.explain)
 app.command("doctor")(doctor.doctor)
 app.command("facts")(facts.facts)

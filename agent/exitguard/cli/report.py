@@ -37,7 +37,7 @@ def report(
     """Print the last stored audit without looking at the host again. One older than a day is stale: exit code 3 instead of 0."""
     if at is not None and since is not None:
         raise typer.BadParameter("give either --at or --since", param_hint="--at")
-    asked_at, asked_since = _time(at, "--at"), _time(since, "--since")
+    asked_at, asked_since = time_of(at, "--at"), time_of(since, "--since")
     configure_logging(context.obj, os.environ)
     directory = state_dir_for(Asked(config=config, state_dir=state_dir), os.environ)
 
@@ -110,7 +110,8 @@ def _tell_losses(store: "HostStore", since: datetime) -> None:
     )
 
 
-def _time(text: str | None, option: str) -> datetime | None:
+def time_of(text: str | None, option: str) -> datetime | None:
+    """The time that an option gives. Raises typer.BadParameter for what is none."""
     from exitguard.model.time import parse_rfc3339
 
     if text is None:

@@ -1,0 +1,94 @@
+"""`exitguard savings` by the command line: out of a store with real rows, and without one."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from exitguard.model.documents import Observation
+from exitguard.model.samples import Samples
+from exitguard.schemas import schema
+from exitguard.store.host import HostStore
+
+sys.path.append(str(Path(__file__).parents[1] / "store"))
+import store_builders
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def counted(observation: Observation, at: datetime, exits: int) -> Samples:
+    """The observation's samples as they would be at `at`, when each guest had made so many exits, a tenth of them HLT."""
+    samples = observation.samples
+    counters = {"exits": exits, "halt_exits": exits // 10}
+    later = samples.boottime_nanoseconds + (at - samples.observed_at) // timedelta(microseconds=1) * 1000
+    domains = tuple(domain.model_copy(update={"counters": counters}) for domain in samples.domains)
+    return samples.model_copy(update={"observed_at": at, "boottime_nanoseconds": later, "domains": domains})
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Callable[[timedelta], None]:
+    """Store an audit of `age` ago, and three samples five minutes apart after it."""
+
+    def store(age: timedelta) -> None:
+        begin = datetime.now(UTC) - age
+        observation = store_builders.observe(begin, domains=2)
+        with HostStore.open(tmp_path / "state", now=begin) as opened:
+            opened.record(observation, store_builders.judge(observation))
+            for minutes, exits in ((0, 1000), (5, 31_000), (10, 61_000)):
+                opened.record_samples(counted(observation, begin + timedelta(minutes=minutes), exits))
+
+    return store
+
+
+def test_exits_of_each_guest_are_told_with_their_bounds(exitguard: Run, state: Callable[[timedelta], None]) -> None:
+    state(timedelta(hours=1))
+    result = exitguard("savings", "--format", "json")
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
+    Draft202012Validator(schema("savings")).validate(document)
+    assert [domain["exits_per_second"] for domain in document["domains"]] == [100.0, 100.0]
+    assert document["domains"][0]["skip_exits_per_second"] == {"low": 10.0, "high": 100.0}
+
+
+def test_table_names_the_guests_and_what_is_not_quantified(exitguard: Run, state: Callable[[timedelta], None]) -> None:
+    state(timedelta(hours=1))
+    result = exitguard("savings")
+    assert result.returncode == 0, result.stderr
+    assert store_builders.domain_name(0) in result.stdout
+    assert "10 to 100" in result.stdout
+    assert "unquantified" in result.stdout
+
+
+def test_samples_before_the_time_asked_for_are_left_out(exitguard: Run, state: Callable[[timedelta], None]) -> None:
+    state(timedelta(hours=1))
+    since = (datetime.now(UTC) - timedelta(minutes=57)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    (domain, _) = json.loads(exitguard("savings", "--since", since, "--format", "json").stdout)["domains"]
+    assert domain["seconds"] == 300
+
+
+def test_nothing_sampled_is_3_and_says_what_samples(exitguard: Run, state: Callable[[timedelta], None]) -> None:
+    state(timedelta(hours=1))
+    since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    result = exitguard("savings", "--since", since)
+    assert result.returncode == 3
+    assert "exitguard daemon" in result.stdout
+
+
+def test_judgement_older_than_a_day_is_stale_and_3(exitguard: Run, state: Callable[[timedelta], None]) -> None:
+    state(timedelta(days=2))
+    since = (datetime.now(UTC) - timedelta(days=3)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    result = exitguard("savings", "--since", since)
+    assert result.returncode == 3
+    assert result.stdout.startswith("STALE")
+
+
+def test_host_that_was_never_audited_is_told_so(exitguard: Run) -> None:
+    result = exitguard("savings")
+    assert result.returncode != 0
+    assert result.stdout == ""
+    assert "exitguard audit" in result.stderr
