@@ -1,0 +1,73 @@
+"""The exits of intervals, put into the hours in which they happened.
+
+An interval that reaches over the end of an hour is divided by time, and its exits with it: whole exits, none lost, none twice.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from exitguard.model.samples import Incarnation
+from exitguard.savings.intervals import Interval
+from exitguard.savings.skip_exits import SkipExits, bound
+
+HOUR = timedelta(hours=1)
+_MILLISECOND = timedelta(milliseconds=1)
+_MOST_REASONS = 8
+
+
+@dataclass
+class Hour:
+    """What one run did in one hour, as it is being added up."""
+
+    incarnation: Incarnation
+    begin: datetime
+    milliseconds: int = 0
+    spread_milliseconds: int = 0
+    skips: SkipExits = field(default_factory=lambda: SkipExits(0, 0, 0))
+    reasons: set[str] = field(default_factory=set)
+
+
+def hours(intervals: Iterable[Interval]) -> dict[tuple[str, datetime], Hour]:
+    """By incarnation key and begin, the hours that the intervals touch; those of which nothing is known name the reason only."""
+    found: dict[tuple[str, datetime], Hour] = {}
+    for interval in intervals:
+        for begin, milliseconds, skips in _parts(interval):
+            key = (interval.incarnation.key, begin)
+            hour = found.setdefault(key, Hour(interval.incarnation, begin))
+            if interval.reason is not None and len(hour.reasons) < _MOST_REASONS:
+                hour.reasons.add(interval.reason)
+            if skips is None:
+                continue
+            hour.milliseconds += milliseconds
+            hour.spread_milliseconds += milliseconds if interval.seconds > HOUR.total_seconds() else 0
+            hour.skips = SkipExits(hour.skips.exits + skips.exits, hour.skips.low + skips.low, hour.skips.high + skips.high)
+    return found
+
+
+def _parts(interval: Interval) -> Iterator[tuple[datetime, int, SkipExits | None]]:
+    """The hours of one interval, and of each how long, and how many exits: running totals are rounded, so that the parts make the whole."""
+    skips = None if interval.counts is None else bound(interval.counts)
+    whole = max(1, round(interval.seconds * 1000))
+    done = 0
+    began = interval.ended_at - whole * _MILLISECOND
+    begin = hour_of(began)
+    while done < whole:
+        upto = min(whole, max(done, (begin + HOUR - began) // _MILLISECOND))
+        part = None if skips is None else _share(skips, done, upto, whole)
+        if upto > done:
+            yield begin, upto - done, part
+        done, begin = upto, begin + HOUR
+
+
+def _share(skips: SkipExits, begin: int, end: int, whole: int) -> SkipExits:
+    """What of `skips` falls between `begin` and `end` of `whole`: divided kind by kind, so that the bounds of a part never cross."""
+    low, between, others = (
+        count * end // whole - count * begin // whole for count in (skips.low, skips.high - skips.low, skips.exits - skips.high)
+    )
+    return SkipExits(exits=low + between + others, low=low, high=low + between)
+
+
+def hour_of(at: datetime) -> datetime:
+    """The full hour in UTC in which `at` is."""
+    return at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
