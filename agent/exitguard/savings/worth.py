@@ -1,0 +1,108 @@
+"""What an exit is worth in each cell of {guard, no guard} x {enable_pmu cleared, set}, against the cell without either.
+
+Two levers save separately, and how much depends on the kernel's body. The matrix has some of their combinations, and a host may have
+measured others; a combination is the sum of its levers where it stands nowhere itself. A part that stands nowhere at all makes the rest
+`at least`: to clear enable_pmu never costs an exit anything (it removes work or leaves it), so what is left out is not negative.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from exitguard.model.host import Cpu, MitigationClass
+from exitguard.model.kernel import Body
+from exitguard.model.ledger import Worth
+from exitguard.policy.schema import Costs
+from exitguard.savings.matrix import saving_per_exit
+
+
+class Lever(NamedTuple):
+    """A change: `saved_by` as in policy/schema.py, and for `pmu_off` alone whether the kernel has the guard."""
+
+    saved_by: str
+    guard: bool | None
+
+
+GUARD = Lever("guard", None)
+BOTH = Lever("guard_and_pmu_off", None)
+GUARD_WITH_PMU_ON = Lever("guard_pmu_on", None)
+PMU_OFF_GUARDED = Lever("pmu_off", guard=True)
+PMU_OFF_UNGUARDED = Lever("pmu_off", guard=False)
+LEVERS = (GUARD, BOTH, GUARD_WITH_PMU_ON, PMU_OFF_GUARDED, PMU_OFF_UNGUARDED)
+#: By lever, what it saves of an exit.
+Levers = Mapping[Lever, Worth]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """How a run stands: whether the kernel has the guard, and whether KVM has cleared enable_pmu for it."""
+
+    guard: bool
+    cleared: bool
+
+
+def levers_of_table(costs: Costs, body: Body | None, cpu: Cpu | None, mitigations: tuple[MitigationClass, ...] | None) -> Levers:
+    """The levers that the cost matrix has for such a host, in cycles."""
+    found: dict[Lever, Worth] = {}
+    for lever in LEVERS:
+        cycles = saving_per_exit(costs, body, cpu, mitigations, saved_by=lever.saved_by, guard=lever.guard)[0]
+        if cycles.unit == "cycles" and cycles.low is not None and cycles.high is not None:
+            found[lever] = Worth(provenance="table", low=cycles.low, high=cycles.high, costs=cycles.costs)
+    return found
+
+
+def saved_in(cell: Cell, levers: Levers) -> Worth | None:
+    """What an exit costs less than without the guard and with enable_pmu set; None where that is in no lever."""
+    if not cell.guard and not cell.cleared:
+        return Worth(provenance="table", low=0, high=0, costs=())
+    if not cell.cleared:
+        return levers.get(GUARD_WITH_PMU_ON)
+    if not cell.guard:
+        return levers.get(PMU_OFF_UNGUARDED)
+    return _first(
+        levers.get(BOTH),
+        _sum(levers.get(PMU_OFF_UNGUARDED), levers.get(GUARD)),
+        _sum(levers.get(GUARD_WITH_PMU_ON), levers.get(PMU_OFF_GUARDED)),
+        _at_least(levers.get(GUARD)),
+    )
+
+
+def available_in(cell: Cell, levers: Levers) -> Worth | None:
+    """What an exit would cost less than now with the guard and enable_pmu cleared; None where that is in no lever."""
+    if cell.guard and cell.cleared:
+        return Worth(provenance="table", low=0, high=0, costs=())
+    if cell.cleared:
+        return levers.get(GUARD)
+    if cell.guard:
+        return levers.get(PMU_OFF_GUARDED)
+    return saved_in(Cell(guard=True, cleared=True), levers)
+
+
+def _first(*found: Worth | None) -> Worth | None:
+    return next((each for each in found if each is not None), None)
+
+
+def _sum(one: Worth | None, other: Worth | None) -> Worth | None:
+    if one is None or other is None:
+        return None
+    weakest = max((one.provenance, other.provenance), key=("measured", "measured_elsewhere", "table").index)
+    return Worth(
+        provenance=weakest,
+        low=one.low + other.low,
+        high=one.high + other.high,
+        at_least=one.at_least or other.at_least,
+        costs=(*one.costs, *other.costs),
+    )
+
+
+def _at_least(worth: Worth | None) -> Worth | None:
+    return None if worth is None else worth.model_copy(update={"at_least": True})
+
+
+def better(levers: Iterable[Levers]) -> Levers:
+    """Of several sources the first that has a lever: give what was measured here first, the table last."""
+    found: dict[Lever, Worth] = {}
+    for each in levers:
+        for lever, worth in each.items():
+            found.setdefault(lever, worth)
+    return found
