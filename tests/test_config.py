@@ -36,6 +36,7 @@ audit_interval_seconds: 300
 sample_interval_seconds: 20
 retention_days: 90
 sample_retention_days: 9
+ledger_hours_retention_days: 40
 database_limit_mib: 64
 metrics_listen: 127.0.0.1:9478
 metrics_textfile: /srv/textfile/exitguard.prom
@@ -87,6 +88,7 @@ def test_every_setting_can_be_given_in_the_file(config: Path) -> None:
         sample_interval_seconds=20,
         retention_days=90,
         sample_retention_days=9,
+        ledger_hours_retention_days=40,
         database_limit_mib=64,
         metrics_listen="127.0.0.1:9478",
         metrics_textfile=Path("/srv/textfile/exitguard.prom"),

@@ -229,6 +229,15 @@ class Settings(BaseModel):
         Field(ge=1, le=3650),
         Guide(unit="days", why="Lower it to save disk space, raise it to look back further on the counters of this host."),
     ] = Field(default=7, description="how long samples are kept")
+    ledger_hours_retention_days: Annotated[
+        int,
+        Field(ge=2, le=3650),
+        Guide(
+            unit="days",
+            why="Raise it to tell savings by the hour further back; every running domain adds some 2 kB a day. Days of the ledger are "
+            "kept for retention_days.",
+        ),
+    ] = Field(default=35, description="how long the hours of the ledger are kept")
     database_limit_mib: Annotated[
         int,
         Field(ge=16, le=65_536),

@@ -36,7 +36,7 @@ class Watched:
         self.auditor = Auditor(
             request=AuditRequest(uri=uri, state_dir=state_dir),
             rulebook=self.rulebook,
-            retention=Retention(timedelta(days=1), timedelta(days=1), 1 << 30),
+            retention=Retention(timedelta(days=1), timedelta(days=1), timedelta(days=35), 1 << 30),
             metrics=Metrics(jobs=("audit",), rules=[]),
             conditions=Conditions(
                 begun=lambda name, reason: self.said.append((name, reason)), over=lambda name, _: self.said.append((name, "over"))

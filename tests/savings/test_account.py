@@ -1,23 +1,26 @@
-"""The account of a host: saved is what was measured to save, cycles come from a row that speaks of this host, nothing from elsewhere."""
+"""The account of a host: sums of what is known, nothing from what is not, and every saved cycle traced to a standing and its costs."""
 
 from datetime import UTC, datetime, timedelta
 
+import audit_builders as b
 import pytest
-from audit_builders import GUARD_ENTRY, QEMU_7, QEMU_11, affected_kernel, definition, domain, facts, process
 
 from exitguard.audit.judge import judge
-from exitguard.model.documents import AuditReport
-from exitguard.model.host import Cpu, MitigationClass, Mitigations
-from exitguard.model.kernel import Body, KernelState
-from exitguard.model.pmu import LinkName, PmuElement
-from exitguard.model.record import seen
-from exitguard.model.samples import DomainSample, Incarnation, Samples
-from exitguard.model.savings import GuardSaving, PerSecond, Savings
+from exitguard.model.host import Cpu, MitigationClass
+from exitguard.model.kernel import Body
+from exitguard.model.ledger import GuardSaving, LedgerSum, RunStanding, Worth
+from exitguard.model.pmu import LinkName
+from exitguard.model.record import seen, unseen
+from exitguard.model.savings import OwnUse, PerSecond, Savings, Worthwhile
 from exitguard.policy.load import load_rulebook
-from exitguard.savings.account import account
+from exitguard.savings.account import Books, account
+from exitguard.savings.worth import Cell, available_in, levers_of_table, saved_in
 
 SHIPPED = load_rulebook()
-BEGIN = datetime(2026, 11, 1, tzinfo=UTC)
+REPORT = judge(b.facts(), SHIPPED)
+NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
+HERTZ = seen("a test", 2_000_000_000)
+ID = "7c0a2f7e-98a5-4a83-9d0f-8a5b8f6c2d11"
 ZEN_2 = Cpu(
     vendor="AuthenticAMD",
     model_name="AMD EPYC 7302 16-Core Processor",
@@ -33,120 +36,138 @@ ICE_LAKE = ZEN_2.model_copy(
     update={"vendor": "GenuineIntel", "model_name": "Xeon Gold 6338", "family": 6, "model": 106, "virtualization": "vmx"}
 )
 HEAVY = (MitigationClass.HEAVY_RETURN_TAX, MitigationClass.INDIRECT_CALL_TAX)
+ZERO = Worth(provenance="table", low=0, high=0, costs=())
+SAVED = RunStanding(
+    guard=GuardSaving.SAVED,
+    held_back_by=None,
+    attributable=False,
+    saved=Worth(provenance="table", low=50, high=60, at_least=True, costs=("a-row",)),
+    available=ZERO,
+)
+BY_CHANGE = SAVED.model_copy(update={"attributable": True})
+AVAILABLE = RunStanding(
+    guard=GuardSaving.AVAILABLE,
+    held_back_by=LinkName.KERNEL,
+    attributable=False,
+    saved=ZERO,
+    available=Worth(provenance="table", low=50, high=60, costs=("a-row",)),
+)
+UNPRICED = RunStanding(guard=GuardSaving.AVAILABLE, held_back_by=LinkName.RUNNING, attributable=False, saved=ZERO, available=None)
 
 
-def judged(*, guarded: bool = True, qemu_11: bool = True, cpu: str = "host,pmu=off") -> AuditReport:
-    model, _, element = cpu.partition(",pmu=")
-    element_of = {"": PmuElement.ABSENT, "on": PmuElement.ON, "off": PmuElement.OFF}[element]
-    written = definition("host-passthrough" if model == "host" else "custom", element_of)
-    binary = QEMU_11 if qemu_11 else QEMU_7
-    kernel = affected_kernel(changelog=(GUARD_ENTRY,)) if guarded else affected_kernel()
-    guest = domain(defined=written, run=written, runs=process(cpu, binary))
-    return judge(facts(guest, kernel=kernel, binaries=(binary,)), SHIPPED)
-
-
-def on(report: AuditReport, cpu: Cpu, classes: tuple[MitigationClass, ...], body: Body = Body.B) -> AuditReport:
-    """`report`, as if judged on that processor and a kernel of that body."""
-    host = report.host.model_copy(
-        update={
-            "cpu": seen("/proc/cpuinfo", cpu),
-            "mitigations": seen("vulnerabilities", Mitigations(lines={}, classes=classes)),
-            "kernel": report.host.kernel.model_copy(update={"body": body}),
-        }
+def summed(standing: RunStanding, *, run: int = 1, low: int = 360_000, high: int = 720_000) -> LedgerSum:
+    """An hour of one run: by default 100 to 200 skips a second."""
+    return LedgerSum(
+        run=f"{ID}/{ID}/{ID}/{run}",
+        domain_name=f"web-{run}",
+        begin=NOON,
+        standing=standing,
+        accounted_milliseconds=3_600_000,
+        longest_milliseconds=3_600_000,
+        spread_milliseconds=0,
+        exits=3_600_000,
+        skip_exits_low=low,
+        skip_exits_high=high,
     )
-    return report.model_copy(update={"host": host})
 
 
-def sampled(report: AuditReport, *counters: dict[str, int]) -> list[Samples]:
-    uuid = report.domains[0].uuid
-    run = Incarnation(host_id=report.host.id, domain_uuid=uuid, boot_id=uuid, qemu_start_ticks=1)
-    return [
-        Samples(
-            observed_at=BEGIN + timedelta(seconds=100 * index),
-            boottime_nanoseconds=100 * 10**9 * (index + 1),
-            boot_time=seen("/proc/stat", BEGIN),
-            domains=(DomainSample(uuid=uuid, pid=1, incarnation=run, counters=each),),
-        )
-        for index, each in enumerate(counters)
-    ]
+def accounted(*sums: LedgerSum, cpu_seconds: float = 0.0, hertz: int | None = 2_000_000_000) -> Savings:
+    books = Books(
+        since=NOON,
+        until=NOON + timedelta(hours=1),
+        resolution="hour",
+        by_run=sums,
+        by_time=sums,
+        own=OwnUse(cpu_seconds=cpu_seconds, running_seconds=3600.0),
+    )
+    return account(REPORT, books, HERTZ if hertz else unseen("a test", "not known"))
 
 
-BUSY = ({"exits": 0, "halt_exits": 0, "irq_exits": 0}, {"exits": 100_000, "halt_exits": 20_000, "irq_exits": 10_000})
+def test_rates_are_means_over_the_hours_in_which_any_run_was_accounted_for() -> None:
+    found = accounted(summed(SAVED), summed(SAVED, run=2))
+    assert found.observed_seconds == 3600
+    assert found.saved_cycles_per_second == PerSecond(low=10_000, high=24_000, at_least=True)
+    assert found.saved_cores == PerSecond(low=10_000 / 2e9, high=24_000 / 2e9, at_least=True)
 
 
-def accounted(report: AuditReport, *counters: dict[str, int]) -> Savings:
-    return account(report, sampled(report, *(counters or BUSY)), SHIPPED.costs, since=BEGIN)
+def test_attributable_is_the_part_that_came_with_a_change() -> None:
+    found = accounted(summed(SAVED), summed(BY_CHANGE, run=2))
+    assert found.saved_cycles_per_second == PerSecond(low=10_000, high=24_000, at_least=True)
+    assert found.attributable_cycles_per_second == PerSecond(low=5_000, high=12_000, at_least=True)
 
 
-def test_exits_and_their_bounds_are_rates_of_the_time_that_is_accounted_for() -> None:
-    (found,) = accounted(judged()).domains
-    assert (found.seconds, found.exits_per_second) == (100, 1000)
-    assert found.skip_exits_per_second == PerSecond(low=200, high=900)
+def test_available_is_never_counted_as_saved() -> None:
+    found = accounted(summed(AVAILABLE))
+    assert found.saved_cycles_per_second == PerSecond(low=0, high=0)
+    assert found.available_cycles_per_second == PerSecond(low=5_000, high=12_000)
 
 
-@pytest.mark.parametrize("cpu", ["host,pmu=on", "host,pmu=off", "host", "EPYC", "EPYC,pmu=off", "EPYC,pmu=on"])
-@pytest.mark.parametrize("qemu_11", [False, True])
-@pytest.mark.parametrize("guarded", [False, True])
-def test_of_the_24_measured_cells_exactly_three_save(*, guarded: bool, qemu_11: bool, cpu: str) -> None:
-    (found,) = accounted(judged(guarded=guarded, qemu_11=qemu_11, cpu=cpu)).domains
-    saves = guarded and qemu_11 and cpu in ("host,pmu=off", "EPYC", "EPYC,pmu=off")
-    asked_for = cpu.endswith("pmu=on")
-    assert found.guard is (GuardSaving.SAVED if saves else GuardSaving.OPTED_OUT if asked_for else GuardSaving.AVAILABLE)
+def test_what_is_not_quantified_is_told_as_skips_and_is_in_no_sum() -> None:
+    found = accounted(summed(UNPRICED))
+    assert found.available_cycles_per_second is None
+    assert found.unquantified_skip_exits_per_second == PerSecond(low=100, high=200)
+    assert found.worthwhile is Worthwhile.UNKNOWN
 
 
-def test_what_holds_the_saving_back_is_the_first_broken_link() -> None:
-    assert accounted(judged(cpu="host")).domains[0].held_back_by is LinkName.RUNNING
-    assert accounted(judged(qemu_11=False)).domains[0].held_back_by is LinkName.PROPAGATED
-    assert accounted(judged(guarded=False)).domains[0].held_back_by is LinkName.KERNEL
-    assert accounted(judged()).domains[0].held_back_by is None
+@pytest.mark.parametrize(
+    ("cpu_seconds", "answer"),
+    [pytest.param(0.001, Worthwhile.YES, id="the agent uses less"), pytest.param(360.0, Worthwhile.NO, id="the agent uses more")],
+)
+def test_worth_changing_is_decided_by_the_low_bound_net_of_the_agent(cpu_seconds: float, answer: Worthwhile) -> None:
+    found = accounted(summed(AVAILABLE), cpu_seconds=cpu_seconds)
+    assert found.worthwhile is answer
+    assert found.own_cycles_per_second == pytest.approx(cpu_seconds / 3600 * 2e9)
+
+
+def test_net_may_be_below_zero_and_says_so() -> None:
+    found = accounted(summed(SAVED), cpu_seconds=360.0)
+    assert found.net_saved_cycles_per_second is not None
+    assert found.net_saved_cycles_per_second.high < 0
+
+
+def test_host_on_which_all_is_saved_has_nothing_left() -> None:
+    assert accounted(summed(SAVED)).worthwhile is Worthwhile.NOTHING_LEFT
+
+
+def test_without_a_frequency_there_are_cycles_and_no_cores() -> None:
+    found = accounted(summed(SAVED), hertz=None)
+    assert (found.saved_cores, found.own_cycles_per_second, found.net_saved_cycles_per_second) == (None, None, None)
+    assert found.saved_cycles_per_second is not None
+
+
+def test_every_saved_cycle_is_counters_times_a_cost_with_its_provenance() -> None:
+    found = accounted(summed(SAVED), summed(AVAILABLE, run=2), summed(UNPRICED, run=3))
+    low = sum(each.skip_exits_low * each.standing.saved.low for each in found.domains if each.standing.saved is not None)
+    assert found.saved_cycles_per_second is not None
+    assert low / found.observed_seconds == found.saved_cycles_per_second.low
+    assert all(each.standing.saved.costs for each in found.domains if each.standing.saved is not None and each.standing.saved.high)
+
+
+def test_no_hours_make_no_rate() -> None:
+    found = accounted()
+    assert (found.observed_seconds, found.saved_cycles_per_second, found.domains) == (0, None, ())
 
 
 @pytest.mark.parametrize(
     ("cpu", "classes", "cycles"), [(ZEN_2, HEAVY, 57), (ICE_LAKE, (MitigationClass.LOW,), 26)], ids=["zen 2", "ice lake"]
 )
 def test_hosts_of_the_patch_s_author_save_what_its_author_measured(cpu: Cpu, classes: tuple[MitigationClass, ...], cycles: int) -> None:
-    """A check that the table is applied as it was written, and no measurement."""
-    found = accounted(on(judged(), cpu, classes))
-    assert (found.per_exit[0].provenance, found.per_exit[0].low, found.per_exit[0].high) == ("table", cycles, cycles)
-    assert found.saved_cycles_per_second == PerSecond(low=200 * cycles, high=900 * cycles)
-    assert found.available_cycles_per_second is None
-
-
-def test_what_an_unguarded_kernel_holds_back_is_available_and_not_saved() -> None:
-    found = accounted(on(judged(guarded=False), ZEN_2, HEAVY))
-    assert found.saved_cycles_per_second is None
-    assert found.available_cycles_per_second == PerSecond(low=200 * 57, high=900 * 57)
+    """A consistency check of the table, and no measurement."""
+    levers = levers_of_table(SHIPPED.costs, Body.B, cpu, classes)
+    before = available_in(Cell(guard=False, cleared=True), levers)
+    after = saved_in(Cell(guard=True, cleared=True), levers)
+    assert before is not None
+    assert after is not None
+    assert (before.low, before.high, before.at_least) == (cycles, cycles, False)
+    assert (after.low, after.at_least) == (cycles, True)
 
 
 @pytest.mark.parametrize(
-    ("body", "classes"), [(Body.A, HEAVY), (Body.B, (MitigationClass.LOW,))], ids=["another body", "other mitigations"]
+    ("body", "classes"), [(Body.A, HEAVY), (Body.B, (MitigationClass.LOW,)), (None, HEAVY)], ids=["body A", "other mitigations", "no body"]
 )
-def test_cost_of_another_kernel_or_mitigation_is_never_used(body: Body, classes: tuple[MitigationClass, ...]) -> None:
-    found = accounted(on(judged(), ZEN_2, classes, body))
-    assert found.per_exit[0].provenance == "unquantified"
-    assert (found.saved_cycles_per_second, found.domains[0].cycles_per_second) == (None, None)
+def test_cost_of_another_kernel_or_mitigation_is_never_used(body: Body | None, classes: tuple[MitigationClass, ...]) -> None:
+    assert levers_of_table(SHIPPED.costs, body, ZEN_2, classes) == {}
 
 
-def test_instructions_are_never_counted_as_cycles() -> None:
-    found = accounted(on(judged(), ZEN_2, HEAVY, Body.A))
-    assert [each.unit for each in found.per_exit] == [None, "instructions"]
-    assert found.saved_cycles_per_second is None
-
-
-def test_kernel_that_does_no_dead_work_saves_nothing_and_offers_nothing() -> None:
-    report = judged()
-    kernel = report.host.kernel.model_copy(update={"state": KernelState.EQUIVALENT, "body": None})
-    found = accounted(report.model_copy(update={"host": report.host.model_copy(update={"kernel": kernel})}))
-    assert found.domains[0].guard is GuardSaving.NOTHING
-    assert (found.saved_cycles_per_second, found.available_cycles_per_second) == (None, None)
-
-
-def test_domain_that_was_sampled_once_is_not_told_of() -> None:
-    report = judged()
-    assert account(report, sampled(report, {"exits": 7}), SHIPPED.costs, since=BEGIN).domains == ()
-
-
-def test_broken_counters_are_told_and_the_rest_is_accounted_for() -> None:
-    (found,) = accounted(judged(), {"exits": 500}, {"exits": 100}, {"exits": 1100}).domains
-    assert (found.seconds, found.exits_per_second) == (100, 10)
-    assert found.unaccounted == ("exits went backwards, from 500 to 100",)
+def test_instructions_are_never_taken_for_cycles() -> None:
+    assert levers_of_table(SHIPPED.costs, Body.A, ZEN_2.model_copy(update={"model": 1}), HEAVY) == {}

@@ -89,7 +89,7 @@ def test_newer_database_is_refused_and_left_untouched(tmp_path: Path, *, read_on
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA user_version = {tables.SCHEMA_VERSION + 1}")
     content = path.read_bytes()
-    with pytest.raises(StoreNewer, match=r"schema 3, written by a newer exitguard\. Expected at most 2\..*install the newer"):
+    with pytest.raises(StoreNewer, match=r"schema 4, written by a newer exitguard\. Expected at most 3\..*install the newer"):
         HostStore.open(tmp_path, now=START, read_only=read_only)
     assert path.read_bytes() == content
 
@@ -117,8 +117,12 @@ def test_file_that_is_no_database_is_refused_and_kept(tmp_path: Path, *, read_on
 
 def test_damaged_database_is_kept_and_the_dropped_observation_noted(tmp_path: Path) -> None:
     path = recorded(tmp_path)
+    with closing(sqlite3.connect(path)) as connection:
+        (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+        roots = [page for (page,) in connection.execute("SELECT rootpage FROM sqlite_master WHERE rootpage > 1")]
     content = bytearray(path.read_bytes())
-    content[4096:] = b"\xff" * (len(content) - 4096)  # all but the page with the schema
+    for page in roots:  # of every table and index, but for that of the schema
+        content[(page - 1) * page_bytes : page * page_bytes] = b"\xff" * page_bytes
     path.write_bytes(content)
     with HostStore.open(tmp_path, now=START) as store:
         observation = observe(minutes(5))

@@ -4,13 +4,14 @@ Between two audits it keeps the facts, how the host stands in counts, the open s
 A store that cannot be used, or libvirt that is gone, is a condition: said once, tried again with every job.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from exitguard.audit.standing import Standing, concerns_others, judge_update, standing_of
 from exitguard.cycle import AuditRequest, audit_into, observe_again, open_store
+from exitguard.daemon.books import Books
 from exitguard.daemon.conditions import Conditions
 from exitguard.daemon.log import bound, get_logger
 from exitguard.daemon.metrics import Metrics
@@ -20,10 +21,10 @@ from exitguard.facts.libvirt.counters import read_counters
 from exitguard.facts.libvirt.patience import NOT_ASKED, BlockedCalls, Patience
 from exitguard.facts.processes import read_start_ticks
 from exitguard.facts.tree import HostTree
-from exitguard.model.documents import FactsDocument
+from exitguard.model.documents import AuditReport, FactsDocument
 from exitguard.model.finding import Finding, Verdict
 from exitguard.model.host import TargetKind
-from exitguard.model.samples import DomainSample, Samples
+from exitguard.model.samples import DomainSample, Incarnation, Samples
 from exitguard.policy.schema import Rulebook
 from exitguard.store.errors import StoreError, StoreOutdated
 
@@ -45,6 +46,8 @@ class Retention:
 
     history: timedelta
     samples: timedelta
+    #: Of the ledger's hours; its days are kept as long as the history.
+    ledger_hours: timedelta
     limit_bytes: int
 
 
@@ -75,6 +78,7 @@ class Auditor:
     #: The bulk call for counters blocks behind any one domain: it must not keep audits from being made.
     _blocked_counters: BlockedCalls = field(default_factory=BlockedCalls)
     _proposals: Proposals = field(default_factory=Proposals)
+    _books: Books = field(default_factory=Books)
 
     def audit(self) -> None:
         """One audit of the whole host."""
@@ -87,6 +91,7 @@ class Auditor:
         self.standing = standing_of(report, self.facts, self.rulebook)
         self._was_blocked, self.audited_at = len(self._blocked) > 0, report.observed_at
         self._runs = {sample.uuid: sample for sample in outcome.observation.samples.domains}
+        self._note_for_books(report, {uuid: run.incarnation for uuid, run in self._runs.items()}, of_all=True)
         listing = self.facts.host.libvirt.listing
         self._tell_unanswered("libvirt", listing.reason)
         self._tell_metrics()
@@ -127,7 +132,11 @@ class Auditor:
                 self._tell_storing(None)
         self.facts, self.standing = observation.facts, standing
         self._runs = {uuid: run for uuid, run in self._runs.items() if uuid not in uuids}
-        self._runs |= {sample.uuid: sample for sample in observation.samples.domains}
+        looked_at = {sample.uuid: sample for sample in observation.samples.domains}
+        self._runs |= looked_at
+        judged = tuple(domain.report for domain in update.domains if domain.report is not None)
+        report = standing.head.model_copy(update={"domains": judged, "observed_at": update.observed_at})
+        self._note_for_books(report, {uuid: run.incarnation for uuid, run in looked_at.items()}, of_all=False)
         self._tell_metrics()
         for domain in update.domains:
             with bound(domain=domain.uuid):
@@ -167,6 +176,26 @@ class Auditor:
         except StoreError as error:
             self._tell_storing(error)
 
+    def keep_books(self) -> None:
+        """Bring the ledger up to the last sample."""
+        store = self._usable_store()
+        if store is None:
+            return
+        try:
+            self._books.keep(store, datetime.now(UTC), self.pulse)
+        except StoreError as error:
+            self.conditions.holds("ledger", str(error))
+        else:
+            self.conditions.holds("ledger", None)
+
+    def _note_for_books(self, report: AuditReport, incarnations: Mapping[str, Incarnation | None], *, of_all: bool) -> None:
+        if self._store is None or report.host.target.kind is not TargetKind.LOCAL:
+            return
+        try:
+            self._books.judged(self._store, report, incarnations, self.rulebook.costs, of_all=of_all)
+        except StoreError as error:
+            self.conditions.holds("ledger", str(error))
+
     def prune(self) -> None:
         """Forget what is older or larger than the settings allow."""
         if self._store is None:
@@ -176,6 +205,7 @@ class Auditor:
             pruned = self._store.prune(
                 datetime.now(UTC), history=kept.history, samples=kept.samples, limit_bytes=kept.limit_bytes, pulse=self.pulse
             )
+            self._store.ledger.prune(hours_before=datetime.now(UTC) - kept.ledger_hours, days_before=datetime.now(UTC) - kept.history)
         except StoreError as error:
             self.conditions.holds("retention", str(error))
             return
@@ -205,6 +235,7 @@ class Auditor:
         if self._store is not None:
             self._store.close()
             self._store = None
+            self._books.forget()
 
     def _propose(self, facts: FactsDocument, now: datetime) -> None:
         """Say that there is something to do, to whoever watches for it; where nothing is remembered, nobody does."""

@@ -35,9 +35,11 @@ from exitguard.policy.schema import Rulebook
 from exitguard.store.errors import StoreError, StoreOfAnother
 from exitguard.store.state_dir import prepare_directory
 
-_AUDIT, _SAMPLES, _RETENTION, _LISTEN, _EVENTS = "audit", "samples", "retention", "listen", "events"
-JOBS = (_AUDIT, _SAMPLES, _RETENTION, _LISTEN, _EVENTS)
+_AUDIT, _SAMPLES, _LEDGER, _RETENTION, _LISTEN, _EVENTS = "audit", "samples", "ledger", "retention", "listen", "events"
+JOBS = (_AUDIT, _SAMPLES, _LEDGER, _RETENTION, _LISTEN, _EVENTS)
 _RETENTION_INTERVAL = Interval(3600, first_after_seconds=120)
+#: Whatever the interval of the samples, each booking costs a pass over the last hours.
+_LEDGER_INTERVAL = Interval(900, first_after_seconds=420)
 #: How often a connection for events is looked for, where there is none.
 _LISTEN_INTERVAL = Interval(5)
 #: How long after that the first audit begins: with a connection by then, it is not followed by another.
@@ -117,6 +119,7 @@ class Service:
             self._loop.plan(_AUDIT, self._job(_AUDIT, self._audit), first)
             samples = Interval(settings.sample_interval_seconds, first_after_seconds=settings.sample_interval_seconds)
             self._loop.plan(_SAMPLES, self._job(_SAMPLES, self._auditor.sample), samples)
+            self._loop.plan(_LEDGER, self._job(_LEDGER, self._auditor.keep_books), _LEDGER_INTERVAL)
             self._loop.plan(_RETENTION, self._job(_RETENTION, self._auditor.prune), _RETENTION_INTERVAL)
             self._notifier.ready("the first audit begins")
             try:
@@ -364,6 +367,7 @@ def _retention(settings: Settings) -> Retention:
     return Retention(
         history=timedelta(days=settings.retention_days),
         samples=timedelta(days=settings.sample_retention_days),
+        ledger_hours=timedelta(days=settings.ledger_hours_retention_days),
         limit_bytes=settings.database_limit_mib * _MIB,
     )
 

@@ -4,6 +4,7 @@ A row is keyed by (incarnation, hour) and is a full replacement: the highest rev
 made again as often as one likes, after a kill or by another program, and counts once.
 """
 
+from enum import StrEnum
 from typing import Literal
 
 from pydantic import Field
@@ -11,8 +12,17 @@ from pydantic import Field
 from exitguard.model.pmu import LinkName
 from exitguard.model.record import Record
 from exitguard.model.samples import Incarnation
-from exitguard.model.savings import GuardSaving
 from exitguard.model.time import UtcTime
+
+
+class GuardSaving(StrEnum):
+    """What the guard is worth to one run of a domain."""
+
+    SAVED = "saved"  # the guard is there, and this run's PMU is off in KVM
+    AVAILABLE = "available"  # it would be saved if no link were broken
+    OPTED_OUT = "opted_out"  # the guest asked for its PMU: it is to keep it
+    NOTHING = "nothing"  # this kernel does no work that a guard would spare
+    UNKNOWN = "unknown"
 
 
 class Worth(Record):
@@ -37,6 +47,20 @@ class Baseline(Record):
     held: bool | None
 
 
+class RunStanding(Record):
+    """How a run stands: which levers are in force for it, and what one exit is worth by them."""
+
+    guard: GuardSaving
+    #: The first link that does not hold, of a run whose saving is available.
+    held_back_by: LinkName | None
+    #: Whether what is saved is due to a change since the host, or the domain, was first seen.
+    attributable: bool
+    #: Per exit, against a kernel without the guard and enable_pmu set; None: unquantified, which is no zero.
+    saved: Worth | None
+    #: Per exit, what the whole chain would save beyond that.
+    available: Worth | None
+
+
 class LedgerRow(Record):
     """One run of one domain in one hour."""
 
@@ -54,30 +78,44 @@ class LedgerRow(Record):
     #: Exits that skipped an instruction: at least, at most.
     skip_exits_low: int
     skip_exits_high: int
-    guard: GuardSaving
-    #: The first link that does not hold, of a run whose saving is available.
-    held_back_by: LinkName | None
-    #: Whether what is saved is due to a change since the host, or the domain, was first seen.
-    attributable: bool
-    #: Per exit, against a kernel without the guard and enable_pmu set; None: unquantified, which is no zero.
-    saved: Worth | None
-    #: Per exit, what the whole chain would save beyond that.
-    available: Worth | None
+    standing: RunStanding
     #: Why some of it is not accounted for, each reason once.
     unaccounted: tuple[str, ...] = Field(default=(), max_length=8)
 
-    @property
-    def saved_cycles(self) -> tuple[int, int] | None:
-        """Low and high; None where unquantified."""
-        return self._cycles(self.saved)
 
-    @property
-    def available_cycles(self) -> tuple[int, int] | None:
-        """Low and high; None where unquantified."""
-        return self._cycles(self.available)
+class OwnCost(Record):
+    """What one process of the agent used of the processor in one hour."""
 
-    def _cycles(self, worth: Worth | None) -> tuple[int, int] | None:
-        if worth is None:
-            return None
-        ends = [skips * each for skips in (self.skip_exits_low, self.skip_exits_high) for each in (worth.low, worth.high)]
-        return min(ends), max(ends)
+    #: The full hour in UTC.
+    hour: UtcTime
+    #: `boot id/start ticks`: one process, however often its hour is written.
+    process: str
+    cpu_milliseconds: int
+    #: How long the process ran in that hour.
+    running_milliseconds: int
+
+
+class LedgerSum(Record):
+    """Rows of one way of standing added up: of one run, of one hour, or of one day, by what was asked for."""
+
+    #: The run and its domain's name; empty where it was not asked for by run.
+    run: str = ""
+    domain_name: str = ""
+    #: The hour or day; None where it was not asked for by time.
+    begin: UtcTime | None = None
+    standing: RunStanding
+    accounted_milliseconds: int
+    #: Of one row.
+    longest_milliseconds: int
+    spread_milliseconds: int
+    exits: int
+    skip_exits_low: int
+    skip_exits_high: int
+
+
+def cycles(worth: Worth | None, skip_exits_low: int, skip_exits_high: int) -> tuple[int, int] | None:
+    """What so many skips are worth, low and high; None where unquantified."""
+    if worth is None:
+        return None
+    ends = [skips * each for skips in (skip_exits_low, skip_exits_high) for each in (worth.low, worth.high)]
+    return min(ends), max(ends)

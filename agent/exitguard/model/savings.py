@@ -1,64 +1,119 @@
-"""The account of one host: how often its guests exit, and what the guard saves of that, or would."""
+"""The account of one host over a time: how often its guests exit, what is saved of that, and what holds the rest back.
+
+Rates are means over the time that is accounted for. Cores are cycles by the frequency that is stated, and an assumption.
+"""
 
 from enum import StrEnum
 from typing import Literal
 
 from exitguard.model.documents import Tool
-from exitguard.model.plan import SavingPerExit
-from exitguard.model.pmu import ChainState, LinkName
-from exitguard.model.record import Record
+from exitguard.model.kernel import Body, KernelState
+from exitguard.model.ledger import RunStanding
+from exitguard.model.record import Observed, Record
 from exitguard.model.time import UtcTime
 
 
-class GuardSaving(StrEnum):
-    """What the guard is worth to one run of a domain."""
-
-    SAVED = "saved"  # the guard is there, and this run's PMU is off in KVM
-    AVAILABLE = "available"  # it would be saved if no link were broken
-    OPTED_OUT = "opted_out"  # the guest asked for its PMU: it is to keep it
-    NOTHING = "nothing"  # this kernel does no work that a guard would spare
-    UNKNOWN = "unknown"
-
-
 class PerSecond(Record):
-    """A rate with its bounds, 0 <= low <= high."""
+    """A rate with its bounds, low <= high. `at_least`: a part of it is quantified nowhere, and comes on top."""
 
     low: float
     high: float
+    at_least: bool = False
+
+
+class StandingSavings(Record):
+    """All runs that stand alike, together. What it is worth, and by which costs, is in the standing."""
+
+    standing: RunStanding
+    runs: int
+    exits_per_second: float
+    skip_exits_per_second: PerSecond
+    saved_cycles_per_second: PerSecond | None
+    available_cycles_per_second: PerSecond | None
 
 
 class DomainSavings(Record):
-    """One running domain: its exits since its run was first sampled, or since the time asked for."""
+    """One run of one domain in the time asked for, by how it stood; a run that stood in several ways is told once for each."""
 
     uuid: str
     name: str
-    chain: ChainState
-    #: The first link that does not hold; None where all do, or where that cannot be told.
-    held_back_by: LinkName | None
-    guard: GuardSaving
-    #: How much of the time is accounted for, by CLOCK_BOOTTIME.
-    seconds: float
+    #: model.samples.Incarnation.key
+    run: str
+    standing: RunStanding
+    #: How much of the time is accounted for, by CLOCK_BOOTTIME; of that, how much was counted over more than an hour and spread evenly.
+    accounted_seconds: float
+    spread_seconds: float
+    #: The counters behind the rates.
+    exits: int
+    skip_exits_low: int
+    skip_exits_high: int
     exits_per_second: float
-    #: Exits that skipped an instruction, as far as the counters bound them.
     skip_exits_per_second: PerSecond
-    #: By the cost of one exit, where that is known in cycles; never below zero unless a row of the matrix is.
-    cycles_per_second: PerSecond | None
-    #: Why some of the time is not accounted for, each reason once.
-    unaccounted: tuple[str, ...] = ()
+    saved_cycles_per_second: PerSecond | None
+    available_cycles_per_second: PerSecond | None
+
+
+class Period(Record):
+    """One hour or day of the host."""
+
+    begin: UtcTime
+    exits: int
+    #: Cycles, in sum; None where nothing of it is quantified.
+    saved_cycles_low: int | None
+    saved_cycles_high: int | None
+    available_cycles_low: int | None
+    available_cycles_high: int | None
+
+
+class OwnUse(Record):
+    """What the agent's daemon itself used of the processor in the time asked for."""
+
+    cpu_seconds: float
+    running_seconds: float
+
+
+class Worthwhile(StrEnum):
+    """Whether a change pays on this host, net of the agent's own cost."""
+
+    YES = "yes"  # the low bound of what is available exceeds what the agent uses
+    NO = "no"
+    NOTHING_LEFT = "nothing_left"  # every run that may save does
+    UNKNOWN = "unknown"
 
 
 class Savings(Record):
-    """The account of one host. Sums are over its running domains; what is unquantified is in no sum, and is told beside it."""
+    """The account of one host. What is unquantified is in no sum of cycles, and is told beside it."""
 
     schema_version: Literal[1] = 1
     tool: Tool = Tool()
     host_id: str
     hostname: str | None
-    since: UtcTime
-    #: The time of the judgement that tells which links hold.
+    kernel: KernelState
+    body: Body | None
+    #: When the host was last judged.
     judged_at: UtcTime
-    #: Against the same kernel without the guard and a guest whose PMU is off in KVM: the least of the matrix' savings.
-    per_exit: tuple[SavingPerExit, ...]
+    since: UtcTime
+    until: UtcTime
+    #: What the sums are made of.
+    resolution: Literal["hour", "day"]
+    #: How long at least one run was accounted for: what rates of the whole host are means over.
+    observed_seconds: float
     saved_cycles_per_second: PerSecond | None
+    #: The part of what is saved that is due to changes since host and guests were first seen.
+    attributable_cycles_per_second: PerSecond | None
     available_cycles_per_second: PerSecond | None
+    #: Skips of which it is not known in cycles what they save, or would.
+    unquantified_skip_exits_per_second: PerSecond
+    own: OwnUse
+    #: By which cycles become cores, and cores of the agent cycles: an assumption, since cores change their frequency.
+    hertz: Observed[int]
+    own_cycles_per_second: float | None
+    net_saved_cycles_per_second: PerSecond | None
+    saved_cores: PerSecond | None
+    available_cores: PerSecond | None
+    worthwhile: Worthwhile
+    worthwhile_reason: str
+    standings: tuple[StandingSavings, ...]
     domains: tuple[DomainSavings, ...]
+    periods: tuple[Period, ...]
+    unaccounted: tuple[str, ...]

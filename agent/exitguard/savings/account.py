@@ -1,117 +1,204 @@
-"""The account of one host: its report, its samples and the cost matrix together.
+"""The account of a host out of the sums of its ledger. Pure.
 
-Which links hold is the last judgement's word. It speaks of the runs that it saw: whether enable_pmu is cleared is settled when a guest
-starts, so a run that has ended since is not told of.
+Cycles are added up where they are known, and nothing else is: an unquantified share is told as skips a second, never as a zero.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
-from exitguard.model.documents import AuditReport, DomainReport
-from exitguard.model.kernel import KernelState
-from exitguard.model.plan import SavingPerExit
-from exitguard.model.pmu import ChainState, LinkName, Tri
-from exitguard.model.samples import Samples
-from exitguard.model.savings import DomainSavings, GuardSaving, PerSecond, Savings
-from exitguard.policy.schema import Costs
-from exitguard.savings.intervals import Interval, intervals
-from exitguard.savings.matrix import saving_per_exit, unquantified
-from exitguard.savings.skip_exits import bound
-
-#: What has to hold for the guard to save anything in a run, in this order.
-_LINKS = (LinkName.RUNNING, LinkName.PROPAGATED, LinkName.KERNEL)
+from exitguard.model.documents import AuditReport
+from exitguard.model.ledger import GuardSaving, LedgerSum, RunStanding, Worth, cycles
+from exitguard.model.record import Observed
+from exitguard.model.samples import Incarnation
+from exitguard.model.savings import DomainSavings, OwnUse, Period, PerSecond, Savings, StandingSavings, Worthwhile
 
 
-def account(report: AuditReport, samples: Iterable[Samples], costs: Costs, *, since: datetime) -> Savings:
-    """What the guard saves on this host, and what it would; `samples` in the order in which they were taken."""
-    runs = _newest_runs(samples)
-    per_exit = _per_exit(report, costs)
-    domains = tuple(
-        _domain(domain, runs[domain.uuid], report.host.kernel.state, per_exit[0])
-        for domain in report.domains
-        if domain.active and domain.uuid in runs
-    )
+@dataclass(frozen=True)
+class Books:
+    """What the ledger holds of one time, as store/ledger.py adds it up."""
+
+    since: datetime
+    until: datetime
+    resolution: Literal["hour", "day"]
+    by_run: tuple[LedgerSum, ...]
+    by_time: tuple[LedgerSum, ...]
+    own: OwnUse
+    unaccounted: tuple[str, ...] = ()
+
+
+def account(report: AuditReport, books: Books, hertz: Observed[int]) -> Savings:
+    """The account of the host that `report` is about; `hertz` is the frequency by which cycles become cores."""
+    seconds = _observed_seconds(books.by_time)
+    standings = _by_standing(books.by_run, seconds)
+    saved = _sum(each.saved_cycles_per_second for each in standings)
+    attributable = _sum(each.saved_cycles_per_second for each in standings if each.standing.attributable)
+    available = _sum(each.available_cycles_per_second for each in standings)
+    own = None if hertz.value is None or not books.own.running_seconds else books.own.cpu_seconds / books.own.running_seconds * hertz.value
+    unquantified = [each for each in standings if _is_unquantified(each.standing)]
+    worthwhile, reason = _worthwhile(standings, available, own, unquantified=bool(unquantified))
     return Savings(
         host_id=report.host.id,
         hostname=report.host.hostname,
-        since=since,
+        kernel=report.host.kernel.state,
+        body=report.host.kernel.body,
         judged_at=report.observed_at,
-        per_exit=per_exit,
-        saved_cycles_per_second=_sum(domains, GuardSaving.SAVED),
-        available_cycles_per_second=_sum(domains, GuardSaving.AVAILABLE),
-        domains=domains,
+        since=books.since,
+        until=books.until,
+        resolution=books.resolution,
+        observed_seconds=seconds,
+        saved_cycles_per_second=saved,
+        attributable_cycles_per_second=attributable,
+        available_cycles_per_second=available,
+        unquantified_skip_exits_per_second=_sum(each.skip_exits_per_second for each in unquantified) or PerSecond(low=0.0, high=0.0),
+        own=books.own,
+        hertz=hertz,
+        own_cycles_per_second=own,
+        net_saved_cycles_per_second=_less(saved, own),
+        saved_cores=_cores(saved, hertz),
+        available_cores=_cores(available, hertz),
+        worthwhile=worthwhile,
+        worthwhile_reason=reason,
+        standings=standings,
+        domains=tuple(_domain(each) for each in books.by_run),
+        periods=_periods(books.by_time),
+        unaccounted=books.unaccounted,
     )
 
 
-def _newest_runs(samples: Iterable[Samples]) -> dict[str, list[Interval]]:
-    """By domain, the intervals of its newest run that was sampled twice."""
-    runs: dict[str, list[Interval]] = {}
-    for interval in intervals(samples):
-        uuid = interval.incarnation.domain_uuid
-        known = runs.get(uuid)
-        if known is None or known[-1].incarnation != interval.incarnation:
-            runs[uuid] = [interval]
-        else:
-            known.append(interval)
-    return runs
+def _observed_seconds(by_time: Iterable[LedgerSum]) -> float:
+    """The longest that any run was accounted for in each period, added up."""
+    longest: dict[datetime, int] = {}
+    for each in by_time:
+        if each.begin is not None:
+            longest[each.begin] = max(longest.get(each.begin, 0), each.longest_milliseconds)
+    return sum(longest.values()) / 1000
 
 
-def _per_exit(report: AuditReport, costs: Costs) -> tuple[SavingPerExit, ...]:
-    kernel = report.host.kernel
-    if kernel.state is KernelState.UNKNOWN:
-        return (unquantified("whether the running kernel has the guard is not known"),)
-    if kernel.state in (KernelState.EQUIVALENT, KernelState.NOT_AFFECTED):
-        return (unquantified(f"the kernel is {kernel.state.value}: there is nothing to save on it"),)
-    mitigations = report.host.mitigations.value
-    classes = None if mitigations is None else mitigations.classes
-    return saving_per_exit(costs, kernel.body, report.host.cpu.value, classes, saved_by="guard", guard=None)
+def _by_standing(by_run: Iterable[LedgerSum], seconds: float) -> tuple[StandingSavings, ...]:
+    """What saves most, or would, first."""
+    sums: dict[RunStanding, list[LedgerSum]] = {}
+    for each in by_run:
+        sums.setdefault(each.standing, []).append(each)
+    found = [
+        StandingSavings(
+            standing=standing,
+            runs=len(runs),
+            exits_per_second=_rate(sum(run.exits for run in runs), seconds),
+            skip_exits_per_second=PerSecond(
+                low=_rate(sum(run.skip_exits_low for run in runs), seconds), high=_rate(sum(run.skip_exits_high for run in runs), seconds)
+            ),
+            saved_cycles_per_second=_worth_per_second(standing.saved, runs, seconds),
+            available_cycles_per_second=_worth_per_second(standing.available, runs, seconds),
+        )
+        for standing, runs in sums.items()
+    ]
+    return tuple(sorted(found, key=lambda each: -each.skip_exits_per_second.high))
 
 
-def _domain(domain: DomainReport, run: list[Interval], kernel: KernelState, per_exit: SavingPerExit) -> DomainSavings:
-    guard = _guard(domain, kernel)
-    counted = [(interval, bound(interval.counts)) for interval in run if interval.counts is not None]
-    seconds = sum(interval.seconds for interval, _ in counted)
-    low, high = (sum(getattr(skips, end) for _, skips in counted) for end in ("low", "high"))
-    rate = PerSecond(low=low / seconds, high=high / seconds) if seconds else PerSecond(low=0.0, high=0.0)
-    worth = guard in (GuardSaving.SAVED, GuardSaving.AVAILABLE) and seconds > 0
-    links = {link.name: link.holds for link in domain.chain.links}
+def _domain(each: LedgerSum) -> DomainSavings:
+    seconds = each.accounted_milliseconds / 1000
     return DomainSavings(
-        uuid=domain.uuid,
-        name=domain.name,
-        chain=domain.chain.state,
-        held_back_by=next((name for name in _LINKS if links.get(name) is Tri.NO), None) if guard is GuardSaving.AVAILABLE else None,
-        guard=guard,
-        seconds=seconds,
-        exits_per_second=sum(skips.exits for _, skips in counted) / seconds if seconds else 0.0,
-        skip_exits_per_second=rate,
-        cycles_per_second=_cycles(rate, per_exit) if worth else None,
-        unaccounted=tuple(sorted({interval.reason for interval in run if interval.reason is not None})),
+        uuid=Incarnation.from_key(each.run).domain_uuid,
+        name=each.domain_name,
+        run=each.run,
+        standing=each.standing,
+        accounted_seconds=seconds,
+        spread_seconds=each.spread_milliseconds / 1000,
+        exits=each.exits,
+        skip_exits_low=each.skip_exits_low,
+        skip_exits_high=each.skip_exits_high,
+        exits_per_second=_rate(each.exits, seconds),
+        skip_exits_per_second=PerSecond(low=_rate(each.skip_exits_low, seconds), high=_rate(each.skip_exits_high, seconds)),
+        saved_cycles_per_second=_worth_per_second(each.standing.saved, [each], seconds),
+        available_cycles_per_second=_worth_per_second(each.standing.available, [each], seconds),
     )
 
 
-def _guard(domain: DomainReport, kernel: KernelState) -> GuardSaving:
-    chain = domain.chain
-    if kernel in (KernelState.EQUIVALENT, KernelState.NOT_AFFECTED):
-        return GuardSaving.NOTHING
-    if chain.state is ChainState.OPTED_OUT:
-        return GuardSaving.OPTED_OUT
-    holds = {link.name: link.holds for link in chain.links}
-    needed = [holds.get(name, Tri.UNKNOWN) for name in _LINKS]
-    if all(each is Tri.YES for each in needed):
-        return GuardSaving.SAVED
-    if Tri.NO in needed and chain.state is not ChainState.NOT_APPLICABLE:
-        return GuardSaving.AVAILABLE
-    return GuardSaving.UNKNOWN
+def _periods(by_time: Iterable[LedgerSum]) -> tuple[Period, ...]:
+    by_begin: dict[datetime, list[LedgerSum]] = {}
+    for each in by_time:
+        if each.begin is not None:
+            by_begin.setdefault(each.begin, []).append(each)
+    periods = []
+    for begin, sums in sorted(by_begin.items()):
+        saved = _added(cycles(each.standing.saved, each.skip_exits_low, each.skip_exits_high) for each in sums)
+        available = _added(cycles(each.standing.available, each.skip_exits_low, each.skip_exits_high) for each in sums)
+        periods.append(
+            Period(
+                begin=begin,
+                exits=sum(each.exits for each in sums),
+                saved_cycles_low=None if saved is None else saved[0],
+                saved_cycles_high=None if saved is None else saved[1],
+                available_cycles_low=None if available is None else available[0],
+                available_cycles_high=None if available is None else available[1],
+            )
+        )
+    return tuple(periods)
 
 
-def _cycles(rate: PerSecond, per_exit: SavingPerExit) -> PerSecond | None:
-    if per_exit.unit != "cycles" or per_exit.low is None or per_exit.high is None:
+def _worthwhile(
+    standings: Iterable[StandingSavings], available: PerSecond | None, own: float | None, *, unquantified: bool
+) -> tuple[Worthwhile, str]:
+    open_ones = [each for each in standings if each.standing.guard is GuardSaving.AVAILABLE]
+    if not open_ones and not any(each.standing.guard is GuardSaving.UNKNOWN for each in standings):
+        return Worthwhile.NOTHING_LEFT, "no run that was accounted for could save more"
+    if available is None:
+        return Worthwhile.UNKNOWN, "what a change would save is not known in cycles for this kernel, processor and mitigations"
+    if own is None:
+        return Worthwhile.UNKNOWN, "what the agent itself costs is not known in cycles"
+    net = available.low - own
+    if net > 0:
+        return Worthwhile.YES, f"at least {net:,.0f} cycles a second more than the agent uses"
+    if unquantified or available.at_least:
+        return Worthwhile.UNKNOWN, "what is known of it does not exceed what the agent uses, and a part of it is not known in cycles"
+    return Worthwhile.NO, f"the low bound of what a change would save is {-net:,.0f} cycles a second less than the agent uses"
+
+
+def _is_unquantified(standing: RunStanding) -> bool:
+    match standing.guard:
+        case GuardSaving.SAVED:
+            return standing.saved is None
+        case GuardSaving.AVAILABLE:
+            return standing.available is None
+        case GuardSaving.UNKNOWN:
+            return True
+        case _:
+            return False
+
+
+def _worth_per_second(worth: Worth | None, runs: Iterable[LedgerSum], seconds: float) -> PerSecond | None:
+    found = _added(cycles(worth, run.skip_exits_low, run.skip_exits_high) for run in runs)
+    if worth is None or found is None:
         return None
-    ends = [rate.low * per_exit.low, rate.low * per_exit.high, rate.high * per_exit.low, rate.high * per_exit.high]
-    return PerSecond(low=min(ends), high=max(ends))
+    return PerSecond(low=_rate(found[0], seconds), high=_rate(found[1], seconds), at_least=worth.at_least)
 
 
-def _sum(domains: Iterable[DomainSavings], guard: GuardSaving) -> PerSecond | None:
-    """Over the domains of which it is known in cycles; None where there is none such."""
-    known = [each.cycles_per_second for each in domains if each.guard is guard and each.cycles_per_second is not None]
-    return PerSecond(low=sum(each.low for each in known), high=sum(each.high for each in known)) if known else None
+def _added(parts: Iterable[tuple[int, int] | None]) -> tuple[int, int] | None:
+    """The sum of those that are known; None where none is."""
+    known = [part for part in parts if part is not None]
+    return (sum(low for low, _ in known), sum(high for _, high in known)) if known else None
+
+
+def _sum(parts: Iterable[PerSecond | None]) -> PerSecond | None:
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    return PerSecond(
+        low=sum(part.low for part in known), high=sum(part.high for part in known), at_least=any(part.at_least for part in known)
+    )
+
+
+def _less(rate: PerSecond | None, less: float | None) -> PerSecond | None:
+    return None if rate is None or less is None else rate.model_copy(update={"low": rate.low - less, "high": rate.high - less})
+
+
+def _cores(rate: PerSecond | None, hertz: Observed[int]) -> PerSecond | None:
+    if rate is None or hertz.value is None:
+        return None
+    return rate.model_copy(update={"low": rate.low / hertz.value, "high": rate.high / hertz.value})
+
+
+def _rate(count: int, seconds: float) -> float:
+    return count / seconds if seconds else 0.0

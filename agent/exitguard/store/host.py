@@ -26,6 +26,7 @@ from exitguard.model.time import format_rfc3339
 from exitguard.store import gap, rows
 from exitguard.store.database import Database, open_for_reading, open_for_writing
 from exitguard.store.errors import StoreError, StoreFull, StoreOutdated, explain_os
+from exitguard.store.ledger import HostLedger
 from exitguard.store.retention import Pruning
 from exitguard.store.sections import amend, compare, split, split_update
 from exitguard.store.state_dir import DATABASE_NAME, GAP_NOTE_NAME, mint_host_id, prepare_directory, read_host_id
@@ -166,6 +167,11 @@ class HostStore:
             samples=pruning.samples,
             size_bytes=self._database.used_bytes(),
         )
+
+    @property
+    def ledger(self) -> HostLedger:
+        """What runs did in each hour, and what that was worth. Written only by a store that may write."""
+        return HostLedger(self._database)
 
     def size_bytes(self) -> int:
         """What the database holds, in whole pages. Its file may be larger: what was pruned leaves room in it that is used again."""

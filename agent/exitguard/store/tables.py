@@ -3,8 +3,8 @@
 from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text, text
 
 #: PRAGMA user_version of a database that this program reads and writes, and Alembic's name for the same.
-SCHEMA_VERSION = 2
-HEAD_REVISION = "0002"
+SCHEMA_VERSION = 3
+HEAD_REVISION = "0003"
 
 #: Kinds of observation: an audit looks at everything, an update at some domains after a lifecycle event.
 FULL = "full"
@@ -139,3 +139,79 @@ gap = Table(
     Column("seq", Integer, ForeignKey("observation.seq"), nullable=False),
 )
 Index("gap_by_seq", gap.c.seq)
+
+#: Runs of domains that the ledger names, by a number that is shorter than their key.
+ledger_run = Table(
+    "ledger_run",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    #: model.samples.Incarnation.key
+    Column("incarnation", Text, nullable=False, unique=True),
+    Column("domain_name", Text, nullable=False),
+)
+
+#: How runs stand, each way once: JSON of model.ledger.Standing.
+ledger_standing = Table(
+    "ledger_standing",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("body", Text, nullable=False, unique=True),
+)
+
+#: One run in one hour; the highest revision has replaced the others.
+ledger_hour = Table(
+    "ledger_hour",
+    metadata,
+    Column("hour", BigInteger, primary_key=True),
+    Column("run_id", Integer, ForeignKey("ledger_run.id"), primary_key=True),
+    Column("revision", Integer, nullable=False),
+    Column("standing_id", Integer, ForeignKey("ledger_standing.id"), nullable=False),
+    Column("accounted_milliseconds", BigInteger, nullable=False),
+    Column("spread_milliseconds", BigInteger, nullable=False),
+    Column("exits", BigInteger, nullable=False),
+    Column("skip_exits_low", BigInteger, nullable=False),
+    Column("skip_exits_high", BigInteger, nullable=False),
+    #: JSON: why some of it is not accounted for; null where all is.
+    Column("unaccounted", Text),
+    sqlite_with_rowid=False,
+)
+Index("ledger_hour_by_run", ledger_hour.c.run_id, ledger_hour.c.hour)
+
+#: The hours of a day (UTC) together, a run and way of standing each; made of the hours, and outlives them.
+ledger_day = Table(
+    "ledger_day",
+    metadata,
+    Column("day", BigInteger, primary_key=True),
+    Column("run_id", Integer, ForeignKey("ledger_run.id"), primary_key=True),
+    Column("standing_id", Integer, ForeignKey("ledger_standing.id"), primary_key=True),
+    Column("hours", Integer, nullable=False),
+    Column("accounted_milliseconds", BigInteger, nullable=False),
+    Column("spread_milliseconds", BigInteger, nullable=False),
+    Column("exits", BigInteger, nullable=False),
+    Column("skip_exits_low", BigInteger, nullable=False),
+    Column("skip_exits_high", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+#: What was so at first sight of the host and of each domain; written once, never changed, never forgotten.
+ledger_baseline = Table(
+    "ledger_baseline",
+    metadata,
+    #: The host's id, or a domain's uuid.
+    Column("subject", Text, primary_key=True),
+    Column("first_seen_at", BigInteger, nullable=False),
+    #: model.ledger.Baseline.held: 1, 0, or null.
+    Column("held", Integer),
+)
+
+#: CPU time of the agent itself, by process and hour.
+ledger_own_cost = Table(
+    "ledger_own_cost",
+    metadata,
+    Column("hour", BigInteger, primary_key=True),
+    #: boot id/start ticks of the process
+    Column("process", Text, primary_key=True),
+    Column("cpu_milliseconds", BigInteger, nullable=False),
+    Column("running_milliseconds", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)

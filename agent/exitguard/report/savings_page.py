@@ -1,0 +1,196 @@
+"""The account of one host, for a person: what is saved, what holds the rest back, how that is known, and the busiest guests."""
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from exitguard.model.ledger import GuardSaving, RunStanding, Worth
+from exitguard.model.savings import DomainSavings, PerSecond, Savings, StandingSavings, Worthwhile
+from exitguard.report.bars import bar, sparkline
+from exitguard.report.page import BAD, DOUBT, FAINT, GOOD, STRONG, Look, columns, counted, heading, indented, labelled, render
+from exitguard.report.words import label
+
+_MOST_DOMAINS = 20
+_MOST_PERIODS = 60
+_BAR_COLUMNS = 24
+_ANSWERS = {
+    Worthwhile.YES: ("WORTH CHANGING", GOOD),
+    Worthwhile.NO: ("NOT WORTH CHANGING HERE", DOUBT),
+    Worthwhile.NOTHING_LEFT: ("NOTHING LEFT TO SAVE", GOOD),
+    Worthwhile.UNKNOWN: ("UNQUANTIFIED", DOUBT),
+}
+
+
+def savings_page(savings: Savings, look: Look, *, stale: bool) -> str:
+    """The page. `stale`: the judgement that it rests on is older than a day."""
+    return render(look, _parts(savings, look, stale=stale))
+
+
+def _parts(savings: Savings, look: Look, *, stale: bool) -> Iterator[RenderableType]:
+    if stale:
+        yield look.own(f"STALE: judged {savings.judged_at:%Y-%m-%d %H:%M} UTC. Run `exitguard audit`.", BAD)
+    if not savings.domains:
+        yield look.foreign(savings.hostname or savings.host_id, STRONG)
+        yield look.own(
+            f"Nothing is accounted for since {savings.since:%Y-%m-%d %H:%M} UTC. `exitguard daemon` samples KVM's counters and brings the "
+            "ledger up to date every quarter of an hour.",
+            DOUBT,
+        )
+        return
+    yield _headline(savings, look)
+    yield indented(look.own(f"{savings.worthwhile_reason}", FAINT))
+    yield Text()
+    yield labelled(look, _sums(savings, look))
+    yield heading(look, "Where it goes", "skips a second: the high bound of KVM's counters")
+    yield from _waterfall(savings, look)
+    yield heading(look, f"By {savings.resolution}", f"since {savings.since:%Y-%m-%d %H:%M} UTC")
+    yield labelled(look, _series(savings, look))
+    yield heading(look, "Busiest guests", "averages of the time that is accounted for")
+    busiest = sorted(savings.domains, key=lambda each: -each.skip_exits_per_second.high)
+    yield columns(look, ("domain", "exits/s", "skips/s", "saved", "available"), (_row(each, look) for each in busiest[:_MOST_DOMAINS]))
+    if len(busiest) > _MOST_DOMAINS:
+        yield indented(look.own(f"and {counted(len(busiest) - _MOST_DOMAINS, 'more')}: `--format json` has all", FAINT))
+    yield from _assumptions(savings, look)
+
+
+def _headline(savings: Savings, look: Look) -> Text:
+    word, style = _ANSWERS[savings.worthwhile]
+    line = look.own(f"{word}  ", style)
+    line.append_text(look.foreign(savings.hostname or savings.host_id, STRONG))
+    kernel = label(savings.kernel) + (f", body {savings.body}" if savings.body is not None else "")
+    return line.append_text(look.own(f"  kernel {kernel} · {counted(len(savings.domains), 'run')}", FAINT))
+
+
+def _sums(savings: Savings, look: Look) -> Iterator[tuple[str, Text]]:
+    yield "saved now", look.own(_amount(savings.saved_cycles_per_second, savings.saved_cores))
+    yield (
+        "by changes",
+        look.own(f"{_amount(savings.attributable_cycles_per_second, None)} of it, since host and guests were first seen", FAINT),
+    )
+    yield "available", look.own(_amount(savings.available_cycles_per_second, savings.available_cores))
+    unquantified = savings.unquantified_skip_exits_per_second
+    if unquantified.high:
+        yield "unquantified", look.own(f"{_range(unquantified)} skips a second, which are in no sum", DOUBT)
+    if savings.own.running_seconds:
+        share = savings.own.cpu_seconds / savings.own.running_seconds
+        cycles = "" if savings.own_cycles_per_second is None else f", {savings.own_cycles_per_second:,.0f} cycles/s"
+        yield "the agent", look.own(f"{share:.3%} of a core{cycles}; net saved {_amount(savings.net_saved_cycles_per_second, None)}")
+    else:
+        yield "the agent", look.own("what it uses itself is not known for this time", DOUBT)
+
+
+def _waterfall(savings: Savings, look: Look) -> Iterator[RenderableType]:
+    """From all that skips to what is saved: each standing takes its part."""
+    most = sum(each.skip_exits_per_second.high for each in savings.standings)
+    rows = []
+    for each in savings.standings:
+        rate = each.skip_exits_per_second.high
+        drawn = bar(rate, most, _BAR_COLUMNS, unicode=look.unicode)
+        rows.append((_where(each, look), look.own(f"{rate:,.0f}"), look.own(drawn, _style(each.standing)), look.own(_worth(each.standing))))
+    yield columns(look, ("", "skips/s", "", "cycles an exit"), rows)
+
+
+def _where(each: StandingSavings, look: Look) -> Text:
+    standing = each.standing
+    match standing.guard:
+        case GuardSaving.AVAILABLE:
+            held = "held back" if standing.held_back_by is None else f"held back: {label(standing.held_back_by)}"
+            text = f"{held}"
+        case GuardSaving.SAVED:
+            text = "saved" + (", by a change" if standing.attributable else "")
+        case GuardSaving.OPTED_OUT:
+            text = "opted out"
+        case GuardSaving.NOTHING:
+            text = "nothing to save"
+        case GuardSaving.UNKNOWN:
+            text = "not known"
+    return look.own(f"{text} ({counted(each.runs, 'run')})")
+
+
+def _style(standing: RunStanding) -> str:
+    return {GuardSaving.SAVED: GOOD, GuardSaving.AVAILABLE: BAD, GuardSaving.UNKNOWN: DOUBT}.get(standing.guard, FAINT)
+
+
+def _worth(standing: RunStanding) -> str:
+    worth = standing.saved if standing.guard is GuardSaving.SAVED else standing.available
+    if standing.guard in (GuardSaving.OPTED_OUT, GuardSaving.NOTHING):
+        return "-"
+    return "unquantified" if worth is None else f"{_ends(worth)} ({worth.provenance.replace('_', ' ')})"
+
+
+def _ends(worth: Worth) -> str:
+    text = f"{worth.low}" if worth.low == worth.high else f"{worth.low} to {worth.high}"
+    return f"at least {text}" if worth.at_least else text
+
+
+def _series(savings: Savings, look: Look) -> Iterator[tuple[str, Text]]:
+    periods = savings.periods[-_MOST_PERIODS:]
+    yield "exits", look.own(sparkline([float(each.exits) for each in periods], unicode=look.unicode))
+    for name, values in (
+        ("saved", [each.saved_cycles_high for each in periods]),
+        ("available", [each.available_cycles_high for each in periods]),
+    ):
+        if any(values):
+            yield name, look.own(sparkline([None if value is None else float(value) for value in values], unicode=look.unicode))
+
+
+def _row(each: DomainSavings, look: Look) -> tuple[Text, ...]:
+    return (
+        look.foreign(each.name or each.uuid),
+        look.own(f"{each.exits_per_second:,.0f}"),
+        look.own(_range(each.skip_exits_per_second)),
+        look.own(_cycles(each.saved_cycles_per_second)),
+        look.own(_cycles(each.available_cycles_per_second)),
+    )
+
+
+def _assumptions(savings: Savings, look: Look) -> Iterator[RenderableType]:
+    yield heading(look, "What it rests on")
+    costs = {
+        cost: worth.provenance
+        for each in savings.standings
+        for worth in (each.standing.saved, each.standing.available)
+        if worth is not None
+        for cost in worth.costs
+    }
+    for cost, provenance in sorted(costs.items()):
+        yield indented(look.foreign(f"{provenance.replace('_', ' ')}: {cost}"))
+    if not costs:
+        yield indented(
+            look.own("No cost in cycles is known for this kernel, processor and mitigations: `exitguard measure` may tell one.", DOUBT)
+        )
+    yield indented(
+        look.own("Of an exit by CPUID in a tight loop, which is a best case. How many exits skip is bounded, not counted.", FAINT)
+    )
+    if savings.hertz.value is not None:
+        yield indented(
+            look.foreign(f"Cores at {savings.hertz.value / 1e9:.2f} GHz ({savings.hertz.source}); a hyperthread is no whole core.", FAINT)
+        )
+    for reason in savings.unaccounted:
+        yield indented(look.foreign(f"not accounted for: {reason}", DOUBT))
+    spread = sum(each.spread_seconds for each in savings.domains)
+    if spread:
+        yield indented(
+            look.own(f"{spread / 3600:,.1f} hours of runs were counted over gaps of more than an hour, and spread evenly.", DOUBT)
+        )
+
+
+def _amount(rate: PerSecond | None, cores: PerSecond | None) -> str:
+    if rate is None:
+        return "unquantified"
+    in_cores = "" if cores is None else f" ({_small(cores.low)} to {_small(cores.high)} cores)"
+    return f"{'at least ' if rate.at_least else ''}{_range(rate)} cycles/s{in_cores}"
+
+
+def _cycles(rate: PerSecond | None) -> str:
+    return "unquantified" if rate is None else _range(rate)
+
+
+def _range(rate: PerSecond) -> str:
+    low, high = f"{rate.low:,.0f}", f"{rate.high:,.0f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _small(cores: float) -> str:
+    return f"{cores:.4f}" if abs(cores) < 1 else f"{cores:,.1f}"
