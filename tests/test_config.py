@@ -95,7 +95,7 @@ def test_every_setting_can_be_given_in_the_file(config: Path) -> None:
     )
     assert loaded.file == config
     assert {origin.kind for origin in loaded.origins} == {OriginKind.FILE}
-    assert [origin.where for origin in loaded.origins] == [f"{config}:{line}" for line in (2, 3, 4, 5, 6, *range(8, 17))]
+    assert [origin.where for origin in loaded.origins] == [f"{config}:{line}" for line in (2, 3, 4, 5, 6, *range(8, 18))]
 
 
 @pytest.mark.parametrize(("written", "seconds"), [("0.5", 0.5), ("1", 1.0), ("60", 60.0), ("59.999", 59.999)])
@@ -111,6 +111,7 @@ def test_timeout_is_a_bounded_number_of_seconds(config: Path, written: str, seco
         ("sample_interval_seconds", 10, 3600, 300),
         ("retention_days", 1, 3650, 400),
         ("sample_retention_days", 1, 3650, 7),
+        ("ledger_hours_retention_days", 2, 3650, 35),
         ("database_limit_mib", 16, 65_536, 512),
     ],
 )

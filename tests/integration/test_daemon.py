@@ -1,5 +1,6 @@
 """The daemon with a real libvirtd: audits, events, reload, end; and what becomes of it when libvirtd, the store or the policy fails."""
 
+import json
 import os
 import signal
 import socket
@@ -23,6 +24,8 @@ pytestmark = pytest.mark.integration
 
 #: Rare enough that in a test only the first audit is by the plan.
 RARELY = {"audit_interval_seconds": 3600, "sample_interval_seconds": 3600}
+#: Before anything that these tests do.
+EVER = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -285,21 +288,33 @@ def test_watchdog_is_fed_while_idle_and_not_while_stopped(daemon: RunningDaemon)
 
 
 @pytest.mark.usefixtures("kvm")
-def test_samples_hold_the_counters_of_kvm_guests(lab: LibvirtLab, tmp_path: Path) -> None:
+def test_exits_of_a_kvm_guest_are_in_samples_and_ledger_and_told(lab: LibvirtLab, tmp_path: Path) -> None:
     lab.define(guest_xml("counted", kind="kvm", mode="custom"))
     lab.start("counted")
     settings = {"audit_interval_seconds": 3600, "sample_interval_seconds": 10, "connect": lab.uri}
     with running_daemon(tmp_path, settings) as running:
         settled(running)
 
-        def counted() -> bool:
+        def booked() -> bool:
             with HostStore.open(running.state_dir, now=datetime.now(UTC), read_only=True) as store:
-                samples = list(store.samples(datetime(2026, 1, 1, tzinfo=UTC)))
-            return any(domain.counters for each in samples for domain in each.domains)
+                return store.ledger.last_hour() is not None and store.ledger.own_cost(EVER, datetime.now(UTC))[1] > 0
 
-        running.wait_for("a sample with counters", counted)
+        running.wait_for("rows in the ledger", booked)
         assert running.end() == 0
+    with HostStore.open(running.state_dir, now=datetime.now(UTC), read_only=True) as store:
+        first, *_, last = [each for each in store.samples(EVER) if any(domain.counters for domain in each.domains)]
+        rows = store.ledger.rows(EVER, set())
+        ends = [next(domain.counters["exits"] for domain in each.domains if domain.counters) for each in (first, last)]
+    assert 0 <= sum(row.exits for row in rows) <= ends[1] - ends[0]
+    assert {row.domain_name for row in rows} == {"counted"}
     destroy(lab, "counted")
+    command = [sys.executable, "-m", "exitguard", "savings", "--format", "json", "--config", str(running.config)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False)
+    assert told.returncode == 0, told.stderr
+    document = json.loads(told.stdout)
+    assert [domain["name"] for domain in document["domains"]] == ["counted"]
+    assert document["domains"][0]["accounted_seconds"] > 0
+    assert document["own"]["cpu_seconds"] > 0
 
 
 def test_nothing_of_the_current_directory_is_run(lab: LibvirtLab, tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ from exitguard.store.state_dir import prepare_directory
 _AUDIT, _SAMPLES, _LEDGER, _RETENTION, _LISTEN, _EVENTS = "audit", "samples", "ledger", "retention", "listen", "events"
 JOBS = (_AUDIT, _SAMPLES, _LEDGER, _RETENTION, _LISTEN, _EVENTS)
 _RETENTION_INTERVAL = Interval(3600, first_after_seconds=120)
-#: Whatever the interval of the samples, each booking costs a pass over the last hours.
-_LEDGER_INTERVAL = Interval(900, first_after_seconds=420)
+#: Each booking is a pass over the samples of a few hours: one for several samples, and within these seconds.
+_SAMPLES_A_BOOKING, _MOST_SECONDS_A_BOOKING = 3, 900
 #: How often a connection for events is looked for, where there is none.
 _LISTEN_INTERVAL = Interval(5)
 #: How long after that the first audit begins: with a connection by then, it is not followed by another.
@@ -119,7 +119,7 @@ class Service:
             self._loop.plan(_AUDIT, self._job(_AUDIT, self._audit), first)
             samples = Interval(settings.sample_interval_seconds, first_after_seconds=settings.sample_interval_seconds)
             self._loop.plan(_SAMPLES, self._job(_SAMPLES, self._auditor.sample), samples)
-            self._loop.plan(_LEDGER, self._job(_LEDGER, self._auditor.keep_books), _LEDGER_INTERVAL)
+            self._loop.plan(_LEDGER, self._job(_LEDGER, self._auditor.keep_books), _booking(settings))
             self._loop.plan(_RETENTION, self._job(_RETENTION, self._auditor.prune), _RETENTION_INTERVAL)
             self._notifier.ready("the first audit begins")
             try:
@@ -296,6 +296,7 @@ class Service:
             self._loop.replan(_AUDIT, Interval(settings.audit_interval_seconds))
         if settings.sample_interval_seconds != old.sample_interval_seconds:
             self._loop.replan(_SAMPLES, Interval(settings.sample_interval_seconds))
+            self._loop.replan(_LEDGER, _booking(settings))
         self._serve_metrics(old.metrics_listen, settings.metrics_listen)
         if old.metrics_textfile is not None and old.metrics_textfile != settings.metrics_textfile:
             with suppress(OSError):  # it would go on telling of a daemon that no longer writes it
@@ -361,6 +362,11 @@ def _request(settings: Settings, *, state_dir: Path | None = None) -> AuditReque
         state_dir=state_dir or settings.state_dir,
         call_timeout_seconds=settings.call_timeout_seconds,
     )
+
+
+def _booking(settings: Settings) -> Interval:
+    seconds = max(settings.sample_interval_seconds, min(_SAMPLES_A_BOOKING * settings.sample_interval_seconds, _MOST_SECONDS_A_BOOKING))
+    return Interval(seconds, first_after_seconds=seconds)
 
 
 def _retention(settings: Settings) -> Retention:
