@@ -30,6 +30,7 @@ from exitguard.model.pmu import Chain, ChainState, Link, LinkName, NextAction, P
 from exitguard.model.record import seen, unseen
 
 sys.path.insert(0, str(Path(__file__).parent))  # for machine_code_readings.py
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("savings", "audit")]  # for account_builders.py
 
 HOST_ID = "7f0c2a4e-0d51-4c6e-9b1f-2f1f5a3f9a10"
 MOMENT = datetime(2026, 5, 22, 3, 0, tzinfo=UTC)

@@ -1,86 +1,12 @@
 """The account of a host: sums of what is known, nothing from what is not, and every saved cycle traced to a standing and its costs."""
 
-from datetime import UTC, datetime, timedelta
-
-import audit_builders as b
 import pytest
+from account_builders import AVAILABLE, BY_CHANGE, HEAVY, ICE_LAKE, SAVED, SHIPPED, UNPRICED, ZEN_2, accounted, summed
 
-from exitguard.audit.judge import judge
 from exitguard.model.host import Cpu, MitigationClass
 from exitguard.model.kernel import Body
-from exitguard.model.ledger import GuardSaving, LedgerSum, RunStanding, Worth
-from exitguard.model.pmu import LinkName
-from exitguard.model.record import seen, unseen
-from exitguard.model.savings import OwnUse, PerSecond, Savings, Worthwhile
-from exitguard.policy.load import load_rulebook
-from exitguard.savings.account import Books, account
+from exitguard.model.savings import PerSecond, Worthwhile
 from exitguard.savings.worth import Cell, available_in, levers_of_table, saved_in
-
-SHIPPED = load_rulebook()
-REPORT = judge(b.facts(), SHIPPED)
-NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
-HERTZ = seen("a test", 2_000_000_000)
-ID = "7c0a2f7e-98a5-4a83-9d0f-8a5b8f6c2d11"
-ZEN_2 = Cpu(
-    vendor="AuthenticAMD",
-    model_name="AMD EPYC 7302 16-Core Processor",
-    family=23,
-    model=49,
-    stepping=0,
-    microcode="0x830107a",
-    logical_cpus=64,
-    virtualization="svm",
-    hypervisor=False,
-)
-ICE_LAKE = ZEN_2.model_copy(
-    update={"vendor": "GenuineIntel", "model_name": "Xeon Gold 6338", "family": 6, "model": 106, "virtualization": "vmx"}
-)
-HEAVY = (MitigationClass.HEAVY_RETURN_TAX, MitigationClass.INDIRECT_CALL_TAX)
-ZERO = Worth(provenance="table", low=0, high=0, costs=())
-SAVED = RunStanding(
-    guard=GuardSaving.SAVED,
-    held_back_by=None,
-    attributable=False,
-    saved=Worth(provenance="table", low=50, high=60, at_least=True, costs=("a-row",)),
-    available=ZERO,
-)
-BY_CHANGE = SAVED.model_copy(update={"attributable": True})
-AVAILABLE = RunStanding(
-    guard=GuardSaving.AVAILABLE,
-    held_back_by=LinkName.KERNEL,
-    attributable=False,
-    saved=ZERO,
-    available=Worth(provenance="table", low=50, high=60, costs=("a-row",)),
-)
-UNPRICED = RunStanding(guard=GuardSaving.AVAILABLE, held_back_by=LinkName.RUNNING, attributable=False, saved=ZERO, available=None)
-
-
-def summed(standing: RunStanding, *, run: int = 1, low: int = 360_000, high: int = 720_000) -> LedgerSum:
-    """An hour of one run: by default 100 to 200 skips a second."""
-    return LedgerSum(
-        run=f"{ID}/{ID}/{ID}/{run}",
-        domain_name=f"web-{run}",
-        begin=NOON,
-        standing=standing,
-        accounted_milliseconds=3_600_000,
-        longest_milliseconds=3_600_000,
-        spread_milliseconds=0,
-        exits=3_600_000,
-        skip_exits_low=low,
-        skip_exits_high=high,
-    )
-
-
-def accounted(*sums: LedgerSum, cpu_seconds: float = 0.0, hertz: int | None = 2_000_000_000) -> Savings:
-    books = Books(
-        since=NOON,
-        until=NOON + timedelta(hours=1),
-        resolution="hour",
-        by_run=sums,
-        by_time=sums,
-        own=OwnUse(cpu_seconds=cpu_seconds, running_seconds=3600.0),
-    )
-    return account(REPORT, books, HERTZ if hertz else unseen("a test", "not known"))
 
 
 def test_rates_are_means_over_the_hours_in_which_any_run_was_accounted_for() -> None:

@@ -39,9 +39,11 @@ def savings(
     configure_logging(context.obj, os.environ)
     directory = state_dir_for(Asked(config=config, state_dir=state_dir), os.environ)
 
+    from exitguard.config import load_settings
     from exitguard.facts.frequency import read_frequency
     from exitguard.facts.tree import HostTree
     from exitguard.model.finding import EXIT_COMPLIANT, EXIT_UNKNOWN
+    from exitguard.policy.load import load_rulebook
     from exitguard.report.json_document import json_text
     from exitguard.report.savings_page import savings_page
     from exitguard.savings.account import account
@@ -51,7 +53,9 @@ def savings(
     with HostStore.open(directory, now=now, read_only=True) as store:
         report, stale = aged(last_report(store, None), store.audited_at(), now)
         books = _read_books(store.ledger, asked_since or now - _WINDOW, now)
-    found = account(report, books, read_frequency(HostTree()))
+    settings = load_settings(config, os.environ).settings
+    costs = load_rulebook(settings.policy_files, settings.waiver_files).costs
+    found = account(report, books, read_frequency(HostTree()), costs)
     text = json_text(found) if output_format is Format.JSON else savings_page(found, look_for(output, os.environ), stale=stale)
     write_result(text, output)
     raise typer.Exit(EXIT_COMPLIANT if found.domains and not stale else EXIT_UNKNOWN)

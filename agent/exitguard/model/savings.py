@@ -81,6 +81,18 @@ class Worthwhile(StrEnum):
     UNKNOWN = "unknown"
 
 
+class LeverInstructions(Record):
+    """What a change saves of an exit in instructions, by the lab's rows of the cost matrix: it ranks and checks, and is no cycles."""
+
+    #: guard, pmu_off, guard_and_pmu_off, guard_pmu_on: as in policies/costs.yaml.
+    saved_by: str
+    #: Of pmu_off: whether the kernel has the guard.
+    guard: bool | None
+    low: int
+    high: int
+    costs: tuple[str, ...]
+
+
 class Savings(Record):
     """The account of one host. What is unquantified is in no sum of cycles, and is told beside it."""
 
@@ -113,6 +125,7 @@ class Savings(Record):
     available_cores: PerSecond | None
     worthwhile: Worthwhile
     worthwhile_reason: str
+    instructions_per_exit: tuple[LeverInstructions, ...]
     standings: tuple[StandingSavings, ...]
     domains: tuple[DomainSavings, ...]
     periods: tuple[Period, ...]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 from rich.text import Text
 
+from exitguard.model.kernel import KernelState
 from exitguard.model.ledger import GuardSaving, RunStanding, Worth
 from exitguard.model.savings import DomainSavings, PerSecond, Savings, StandingSavings, Worthwhile
 from exitguard.report.bars import bar, sparkline
@@ -14,6 +15,12 @@ from exitguard.report.words import label
 _MOST_DOMAINS = 20
 _MOST_PERIODS = 60
 _BAR_COLUMNS = 24
+_LEAST_CORES = 0.0001
+_LEVERS = {
+    "guard": "the guard, of a guest whose PMU is off",
+    "pmu_off": "the PMU off, on this kernel",
+    "guard_and_pmu_off": "both together",
+}
 _ANSWERS = {
     Worthwhile.YES: ("WORTH CHANGING", GOOD),
     Worthwhile.NO: ("NOT WORTH CHANGING HERE", DOUBT),
@@ -160,6 +167,10 @@ def _assumptions(savings: Savings, look: Look) -> Iterator[RenderableType]:
         yield indented(
             look.own("No cost in cycles is known for this kernel, processor and mitigations: `exitguard measure` may tell one.", DOUBT)
         )
+    for each in savings.instructions_per_exit:
+        amount = f"{each.low}" if each.low == each.high else f"{each.low} to {each.high}"
+        if each.saved_by in _LEVERS and each.guard in (None, savings.kernel is KernelState.GUARDED):
+            yield indented(look.own(f"In instructions, which are no cycles: {_LEVERS[each.saved_by]}: {amount} an exit", FAINT))
     yield indented(
         look.own("Of an exit by CPUID in a tight loop, which is a best case. How many exits skip is bounded, not counted.", FAINT)
     )
@@ -180,7 +191,7 @@ def _amount(rate: PerSecond | None, cores: PerSecond | None) -> str:
     if rate is None:
         return "unquantified"
     in_cores = "" if cores is None else f" ({_small(cores.low)} to {_small(cores.high)} cores)"
-    return f"{'at least ' if rate.at_least else ''}{_range(rate)} cycles/s{in_cores}"
+    return f"{'at least ' if rate.at_least and rate.low > 0 else ''}{_range(rate)} cycles/s{in_cores}"
 
 
 def _cycles(rate: PerSecond | None) -> str:
@@ -193,4 +204,6 @@ def _range(rate: PerSecond) -> str:
 
 
 def _small(cores: float) -> str:
+    if 0 < abs(cores) < _LEAST_CORES:
+        return f"under {_LEAST_CORES}"
     return f"{cores:.4f}" if abs(cores) < 1 else f"{cores:,.1f}"

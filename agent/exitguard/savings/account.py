@@ -13,6 +13,8 @@ from exitguard.model.ledger import GuardSaving, LedgerSum, RunStanding, Worth, c
 from exitguard.model.record import Observed
 from exitguard.model.samples import Incarnation
 from exitguard.model.savings import DomainSavings, OwnUse, Period, PerSecond, Savings, StandingSavings, Worthwhile
+from exitguard.policy.schema import Costs
+from exitguard.savings.worth import instructions_of_table
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,11 @@ class Books:
     unaccounted: tuple[str, ...] = ()
 
 
-def account(report: AuditReport, books: Books, hertz: Observed[int]) -> Savings:
-    """The account of the host that `report` is about; `hertz` is the frequency by which cycles become cores."""
+def account(report: AuditReport, books: Books, hertz: Observed[int], costs: Costs) -> Savings:
+    """The account of the host that `report` is about; `hertz` is the frequency by which cycles become cores.
+
+    `costs` are told in instructions only: what counts in cycles is in the ledger, as it was when its rows were made.
+    """
     seconds = _observed_seconds(books.by_time)
     standings = _by_standing(books.by_run, seconds)
     saved = _sum(each.saved_cycles_per_second for each in standings)
@@ -37,6 +42,7 @@ def account(report: AuditReport, books: Books, hertz: Observed[int]) -> Savings:
     available = _sum(each.available_cycles_per_second for each in standings)
     own = None if hertz.value is None or not books.own.running_seconds else books.own.cpu_seconds / books.own.running_seconds * hertz.value
     unquantified = [each for each in standings if _is_unquantified(each.standing)]
+    mitigations = None if report.host.mitigations.value is None else report.host.mitigations.value.classes
     worthwhile, reason = _worthwhile(standings, available, own, unquantified=bool(unquantified))
     return Savings(
         host_id=report.host.id,
@@ -60,6 +66,7 @@ def account(report: AuditReport, books: Books, hertz: Observed[int]) -> Savings:
         available_cores=_cores(available, hertz),
         worthwhile=worthwhile,
         worthwhile_reason=reason,
+        instructions_per_exit=instructions_of_table(costs, report.host.kernel.body, report.host.cpu.value, mitigations),
         standings=standings,
         domains=tuple(_domain(each) for each in books.by_run),
         periods=_periods(books.by_time),

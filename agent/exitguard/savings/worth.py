@@ -12,6 +12,7 @@ from typing import NamedTuple
 from exitguard.model.host import Cpu, MitigationClass
 from exitguard.model.kernel import Body
 from exitguard.model.ledger import Worth
+from exitguard.model.savings import LeverInstructions
 from exitguard.policy.schema import Costs
 from exitguard.savings.matrix import saving_per_exit
 
@@ -49,6 +50,18 @@ def levers_of_table(costs: Costs, body: Body | None, cpu: Cpu | None, mitigation
         if cycles.unit == "cycles" and cycles.low is not None and cycles.high is not None:
             found[lever] = Worth(provenance="table", low=cycles.low, high=cycles.high, costs=cycles.costs)
     return found
+
+
+def instructions_of_table(
+    costs: Costs, body: Body | None, cpu: Cpu | None, mitigations: tuple[MitigationClass, ...] | None
+) -> tuple[LeverInstructions, ...]:
+    """The levers that the cost matrix has for such a host in instructions."""
+    return tuple(
+        LeverInstructions(saved_by=lever.saved_by, guard=lever.guard, low=each.low, high=each.high, costs=each.costs)
+        for lever in LEVERS
+        for each in saving_per_exit(costs, body, cpu, mitigations, saved_by=lever.saved_by, guard=lever.guard)
+        if each.unit == "instructions" and each.low is not None and each.high is not None
+    )
 
 
 def saved_in(cell: Cell, levers: Levers) -> Worth | None:

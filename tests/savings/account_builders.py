@@ -1,0 +1,81 @@
+"""Sums of a ledger, and the account that is made of them."""
+
+from datetime import UTC, datetime, timedelta
+
+import audit_builders as b
+
+from exitguard.audit.judge import judge
+from exitguard.model.host import Cpu, MitigationClass
+from exitguard.model.ledger import GuardSaving, LedgerSum, RunStanding, Worth
+from exitguard.model.pmu import LinkName
+from exitguard.model.record import seen, unseen
+from exitguard.model.savings import OwnUse, Savings
+from exitguard.policy.load import load_rulebook
+from exitguard.savings.account import Books, account
+
+SHIPPED = load_rulebook()
+NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
+HERTZ = seen("a test", 2_000_000_000)
+ID = "7c0a2f7e-98a5-4a83-9d0f-8a5b8f6c2d11"
+ZEN_2 = Cpu(
+    vendor="AuthenticAMD",
+    model_name="AMD EPYC 7302 16-Core Processor",
+    family=23,
+    model=49,
+    stepping=0,
+    microcode="0x830107a",
+    logical_cpus=64,
+    virtualization="svm",
+    hypervisor=False,
+)
+ICE_LAKE = ZEN_2.model_copy(
+    update={"vendor": "GenuineIntel", "model_name": "Xeon Gold 6338", "family": 6, "model": 106, "virtualization": "vmx"}
+)
+JUDGED = judge(b.facts(), SHIPPED)
+REPORT = JUDGED.model_copy(update={"host": JUDGED.host.model_copy(update={"cpu": seen("/proc/cpuinfo", ZEN_2)})})
+HEAVY = (MitigationClass.HEAVY_RETURN_TAX, MitigationClass.INDIRECT_CALL_TAX)
+ZERO = Worth(provenance="table", low=0, high=0, costs=())
+SAVED = RunStanding(
+    guard=GuardSaving.SAVED,
+    held_back_by=None,
+    attributable=False,
+    saved=Worth(provenance="table", low=50, high=60, at_least=True, costs=("a-row",)),
+    available=ZERO,
+)
+BY_CHANGE = SAVED.model_copy(update={"attributable": True})
+AVAILABLE = RunStanding(
+    guard=GuardSaving.AVAILABLE,
+    held_back_by=LinkName.KERNEL,
+    attributable=False,
+    saved=ZERO,
+    available=Worth(provenance="table", low=50, high=60, costs=("a-row",)),
+)
+UNPRICED = RunStanding(guard=GuardSaving.AVAILABLE, held_back_by=LinkName.RUNNING, attributable=False, saved=ZERO, available=None)
+
+
+def summed(standing: RunStanding, *, run: int = 1, low: int = 360_000, high: int = 720_000) -> LedgerSum:
+    """An hour of one run: by default 100 to 200 skips a second."""
+    return LedgerSum(
+        run=f"{ID}/{ID}/{ID}/{run}",
+        domain_name=f"web-{run}",
+        begin=NOON,
+        standing=standing,
+        accounted_milliseconds=3_600_000,
+        longest_milliseconds=3_600_000,
+        spread_milliseconds=0,
+        exits=3_600_000,
+        skip_exits_low=low,
+        skip_exits_high=high,
+    )
+
+
+def accounted(*sums: LedgerSum, cpu_seconds: float = 0.0, hertz: int | None = 2_000_000_000) -> Savings:
+    books = Books(
+        since=NOON,
+        until=NOON + timedelta(hours=1),
+        resolution="hour",
+        by_run=sums,
+        by_time=sums,
+        own=OwnUse(cpu_seconds=cpu_seconds, running_seconds=3600.0),
+    )
+    return account(REPORT, books, HERTZ if hertz else unseen("a test", "not known"), SHIPPED.costs)
