@@ -16,8 +16,10 @@ import audit_500
 import audit_5000
 import event_500
 import inspect_kernel
+import ledger_1m
 import nova_100000
 import playbook_overhead
+import sample_30
 import scrape_30
 import version
 from measurement import Measurement, Result, SkippedError, measure
@@ -30,6 +32,8 @@ MEASUREMENTS = (
     event_500.MEASUREMENT,
     version.MEASUREMENT,
     scrape_30.MEASUREMENT,
+    sample_30.MEASUREMENT,
+    ledger_1m.MEASUREMENT,
     *inspect_kernel.MEASUREMENTS,
     playbook_overhead.MEASUREMENT,
     nova_100000.MEASUREMENT,

@@ -43,5 +43,5 @@ def test_unknown_measurement_is_refused_and_the_known_ones_are_named() -> None:
 def test_every_measurement_stands_in_the_readme() -> None:
     text = (BENCH / "README.md").read_text()
     names = bench("--help").stdout.partition("of ")[2].partition(";")[0].replace(",", " ").split()
-    assert len(names) == 10
+    assert len(names) == 12
     assert all(f"`{name}`" in text for name in names)

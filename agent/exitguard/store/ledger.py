@@ -45,7 +45,13 @@ class HostLedger:
             for row in rows:
                 _write_row(connection, row, runs[row.incarnation.key], standings[_body(row.standing)])
             for day in sorted({to_microseconds(row.hour) // _DAY_MICROSECONDS for row in rows}):
-                roll_up(connection, day * _DAY_MICROSECONDS, (day + 1) * _DAY_MICROSECONDS)
+                _roll_up(connection, day * _DAY_MICROSECONDS, (day + 1) * _DAY_MICROSECONDS)
+
+    def roll_up(self, since: datetime, until: datetime) -> None:
+        """Make the days of this time anew of their hours, all of which have to be kept still. `record` does it for what it writes."""
+        first, last = (to_microseconds(each) // _DAY_MICROSECONDS for each in (since, until))
+        with self._database.transaction("IMMEDIATE") as connection:
+            _roll_up(connection, first * _DAY_MICROSECONDS, last * _DAY_MICROSECONDS)
 
     def prune(self, *, hours_before: datetime, days_before: datetime) -> int:
         """Forget hours and own costs, and days, before these times, whole days only; how many rows. Baselines stay."""
@@ -154,7 +160,7 @@ class HostLedger:
         )
 
 
-def roll_up(connection: Connection, begin: int, end: int) -> None:
+def _roll_up(connection: Connection, begin: int, end: int) -> None:
     """Make the days from `begin` until before `end`, both full days in microseconds, anew of their hours."""
     connection.execute(delete(ledger_day).where(ledger_day.c.day >= begin, ledger_day.c.day < end))
     day = (ledger_hour.c.hour - ledger_hour.c.hour % _DAY_MICROSECONDS).label("day")
