@@ -23,6 +23,7 @@ from exitguard.model.documents import KernelReport, Summary
 from exitguard.model.finding import Verdict
 from exitguard.model.kernel import KernelState
 from exitguard.model.pmu import ChainState
+from exitguard.model.savings import PerSecond
 
 JOBS = ("audit", "samples", "retention")
 RULES = ("HOST-KERNEL-GUARD", "DOM-PMU-LIVE")
@@ -175,6 +176,14 @@ def test_newest_report_replaces_the_one_before(metrics: Metrics) -> None:
     assert value(metrics, "exitguard_compliance_exit_code") == 0
     assert value(metrics, "exitguard_last_observation_timestamp_seconds") == NOW.timestamp()
     assert len(told) == len(before)
+
+
+def test_savings_are_told_with_their_bounds_and_absent_where_unquantified(metrics: Metrics) -> None:
+    metrics.booked(PerSecond(low=10.0, high=20.0), None, PerSecond(low=1.0, high=2.0))
+    text = metrics.text()
+    assert 'exitguard_saved_cycles_per_second{bound="low"} 10.0' in text
+    assert 'exitguard_unquantified_skip_exits_per_second{bound="high"} 2.0' in text
+    assert "exitguard_available_cycles_per_second{" not in text
 
 
 def test_new_policy_brings_its_rules_and_takes_the_old_ones(metrics: Metrics) -> None:

@@ -183,10 +183,12 @@ class Auditor:
             return
         try:
             self._books.keep(store, datetime.now(UTC), self.pulse)
+            sums = self._books.last_hours(store, datetime.now(UTC))
         except StoreError as error:
             self.conditions.holds("ledger", str(error))
         else:
             self.conditions.holds("ledger", None)
+            self.metrics.booked(sums.saved, sums.available, sums.unquantified_skips)
 
     def _note_for_books(self, report: AuditReport, incarnations: Mapping[str, Incarnation | None], *, of_all: bool) -> None:
         if self._store is None or report.host.target.kind is not TargetKind.LOCAL:

@@ -15,7 +15,8 @@ from exitguard.model.documents import AuditReport
 from exitguard.model.ledger import Baseline, OwnCost
 from exitguard.model.samples import Incarnation
 from exitguard.policy.schema import Costs
-from exitguard.savings.hours import hour_of
+from exitguard.savings.account import Sums, sums_of
+from exitguard.savings.hours import HOUR, hour_of
 from exitguard.savings.ledger import Judged, baselines, judged_runs, levers_of
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ class Books:
     def keep(self, store: "HostStore", now: datetime, pulse: Callable[[], None]) -> int:
         """Bring the ledger up to date; how many rows were written."""
         return keep_books(store, self._judged, self._own.hours(now), now=now, pulse=pulse)
+
+    def last_hours(self, store: "HostStore", now: datetime) -> Sums:
+        """The rates of this hour and the one before."""
+        begin = hour_of(now) - HOUR
+        return sums_of(store.ledger.sums_by_run(begin, now), store.ledger.sums_by_hour(begin, now))
 
     def forget(self) -> None:
         """Another store, or another host, from now on."""

@@ -24,6 +24,7 @@ from exitguard.model.documents import KernelReport, Summary
 from exitguard.model.finding import EXIT_UNKNOWN, Verdict
 from exitguard.model.kernel import KernelState
 from exitguard.model.pmu import ChainState
+from exitguard.model.savings import PerSecond
 from exitguard.report.text import visible
 
 if TYPE_CHECKING:
@@ -109,6 +110,18 @@ class Metrics:
         self._store = self._gauge("exitguard_store_bytes", "The size of the database with its log.")
         self._dropped = self._counter("exitguard_store_dropped_total", "Observations that could not be stored.")
 
+        self._saved = self._gauge(
+            "exitguard_saved_cycles_per_second", "Cycles saved in the last hours of the ledger; absent where unquantified.", "bound"
+        )
+        self._available = self._gauge(
+            "exitguard_available_cycles_per_second",
+            "Cycles that the whole chain would save more; absent where unquantified.",
+            "bound",
+        )
+        self._unquantified = self._gauge(
+            "exitguard_unquantified_skip_exits_per_second", "Exits that skipped an instruction and have no cost in cycles.", "bound"
+        )
+
         self._build.values[(_label(version),)] = 1
         for job in jobs:
             self._runs.values |= dict.fromkeys(((job, outcome) for outcome in Outcome), 0)
@@ -166,6 +179,12 @@ class Metrics:
             self._kernel.values = {(kernel.state, _label(kernel.release or "")): 1}
             self._exit_code.values[()] = summary.exit_code
             self._observed_at.values[()] = observed_at.timestamp()
+
+    def booked(self, saved: PerSecond | None, available: PerSecond | None, unquantified_skips: PerSecond) -> None:
+        """What the ledger says of its last hours."""
+        with self._lock:
+            for series, rate in ((self._saved, saved), (self._available, available), (self._unquantified, unquantified_skips)):
+                series.values = {} if rate is None else {("low",): rate.low, ("high",): rate.high}
 
     def events_seen(self, count: int = 1) -> None:
         with self._lock:

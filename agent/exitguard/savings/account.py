@@ -30,20 +30,47 @@ class Books:
     unaccounted: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Sums:
+    """The host's rates, by standing and together; None where nothing of it is known in cycles."""
+
+    observed_seconds: float
+    standings: tuple[StandingSavings, ...]
+
+    @property
+    def saved(self) -> PerSecond | None:
+        return _sum(each.saved_cycles_per_second for each in self.standings)
+
+    @property
+    def attributable(self) -> PerSecond | None:
+        return _sum(each.saved_cycles_per_second for each in self.standings if each.standing.attributable)
+
+    @property
+    def available(self) -> PerSecond | None:
+        return _sum(each.available_cycles_per_second for each in self.standings)
+
+    @property
+    def unquantified_skips(self) -> PerSecond:
+        unknown = (each.skip_exits_per_second for each in self.standings if _is_unquantified(each.standing))
+        return _sum(unknown) or PerSecond(low=0.0, high=0.0)
+
+
+def sums_of(by_run: Iterable[LedgerSum], by_time: Iterable[LedgerSum]) -> Sums:
+    """The rates of a time, from the same rows added up by run and by hour."""
+    seconds = _observed_seconds(by_time)
+    return Sums(seconds, _by_standing(by_run, seconds))
+
+
 def account(report: AuditReport, books: Books, hertz: Observed[int], costs: Costs) -> Savings:
     """The account of the host that `report` is about; `hertz` is the frequency by which cycles become cores.
 
     `costs` are told in instructions only: what counts in cycles is in the ledger, as it was when its rows were made.
     """
-    seconds = _observed_seconds(books.by_time)
-    standings = _by_standing(books.by_run, seconds)
-    saved = _sum(each.saved_cycles_per_second for each in standings)
-    attributable = _sum(each.saved_cycles_per_second for each in standings if each.standing.attributable)
-    available = _sum(each.available_cycles_per_second for each in standings)
+    sums = sums_of(books.by_run, books.by_time)
+    saved, available = sums.saved, sums.available
     own = None if hertz.value is None or not books.own.running_seconds else books.own.cpu_seconds / books.own.running_seconds * hertz.value
-    unquantified = [each for each in standings if _is_unquantified(each.standing)]
     mitigations = None if report.host.mitigations.value is None else report.host.mitigations.value.classes
-    worthwhile, reason = _worthwhile(standings, available, own, unquantified=bool(unquantified))
+    worthwhile, reason = _worthwhile(sums.standings, available, own, unquantified=sums.unquantified_skips.high > 0)
     return Savings(
         host_id=report.host.id,
         hostname=report.host.hostname,
@@ -53,11 +80,11 @@ def account(report: AuditReport, books: Books, hertz: Observed[int], costs: Cost
         since=books.since,
         until=books.until,
         resolution=books.resolution,
-        observed_seconds=seconds,
+        observed_seconds=sums.observed_seconds,
         saved_cycles_per_second=saved,
-        attributable_cycles_per_second=attributable,
+        attributable_cycles_per_second=sums.attributable,
         available_cycles_per_second=available,
-        unquantified_skip_exits_per_second=_sum(each.skip_exits_per_second for each in unquantified) or PerSecond(low=0.0, high=0.0),
+        unquantified_skip_exits_per_second=sums.unquantified_skips,
         own=books.own,
         hertz=hertz,
         own_cycles_per_second=own,
@@ -67,7 +94,7 @@ def account(report: AuditReport, books: Books, hertz: Observed[int], costs: Cost
         worthwhile=worthwhile,
         worthwhile_reason=reason,
         instructions_per_exit=instructions_of_table(costs, report.host.kernel.body, report.host.cpu.value, mitigations),
-        standings=standings,
+        standings=sums.standings,
         domains=tuple(_domain(each) for each in books.by_run),
         periods=_periods(books.by_time),
         unaccounted=books.unaccounted,
