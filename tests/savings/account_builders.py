@@ -69,13 +69,13 @@ def summed(standing: RunStanding, *, run: int = 1, low: int = 360_000, high: int
     )
 
 
-def accounted(*sums: LedgerSum, cpu_seconds: float = 0.0, hertz: int | None = 2_000_000_000) -> Savings:
+def accounted(*sums: LedgerSum, cpu_seconds: float = 0.0, hertz: int | None = 2_000_000_000, before: tuple[LedgerSum, ...] = ()) -> Savings:
     books = Books(
         since=NOON,
         until=NOON + timedelta(hours=1),
         resolution="hour",
         by_run=sums,
-        by_time=sums,
-        own=OwnUse(cpu_seconds=cpu_seconds, running_seconds=3600.0),
+        by_time=(*before, *sums),
+        own=OwnUse(cpu_seconds=cpu_seconds, running_seconds=3600.0 if sums else 0.0),
     )
     return account(REPORT, books, HERTZ if hertz else unseen("a test", "not known"), SHIPPED.costs)

@@ -1,7 +1,9 @@
 """The account of a host: sums of what is known, nothing from what is not, and every saved cycle traced to a standing and its costs."""
 
+from datetime import timedelta
+
 import pytest
-from account_builders import AVAILABLE, BY_CHANGE, HEAVY, ICE_LAKE, SAVED, SHIPPED, UNPRICED, ZEN_2, accounted, summed
+from account_builders import AVAILABLE, BY_CHANGE, HEAVY, ICE_LAKE, NOON, SAVED, SHIPPED, UNPRICED, ZEN_2, accounted, summed
 
 from exitguard.model.host import Cpu, MitigationClass
 from exitguard.model.kernel import Body
@@ -14,6 +16,19 @@ def test_rates_are_means_over_the_hours_in_which_any_run_was_accounted_for() -> 
     assert found.observed_seconds == 3600
     assert found.saved_cycles_per_second == PerSecond(low=10_000, high=24_000, at_least=True)
     assert found.saved_cores == PerSecond(low=10_000 / 2e9, high=24_000 / 2e9, at_least=True)
+
+
+def test_time_without_guests_counts_as_time_in_which_nothing_was_saved() -> None:
+    short = summed(SAVED).model_copy(update={"accounted_milliseconds": 600_000, "longest_milliseconds": 600_000})
+    assert accounted(short).observed_seconds == 3600
+    assert accounted(short).domains[0].skip_exits_per_second == PerSecond(low=600, high=1200)
+
+
+def test_hours_before_the_time_asked_for_are_drawn_and_in_no_sum() -> None:
+    before = summed(SAVED).model_copy(update={"begin": NOON - timedelta(hours=5)})
+    found = accounted(summed(SAVED), before=(before,))
+    assert found.observed_seconds == 3600
+    assert [period.begin for period in found.periods] == [NOON - timedelta(hours=5), NOON]
 
 
 def test_attributable_is_the_part_that_came_with_a_change() -> None:

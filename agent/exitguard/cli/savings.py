@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from exitguard.savings.account import Books
     from exitguard.store.ledger import HostLedger
 
-_WINDOW = timedelta(days=1)
+#: What counts as now, to the full hour; and what is drawn beside it.
+_NOW, _BESIDE = timedelta(hours=1), timedelta(days=2)
 SinceOption = Annotated[
-    str | None, typer.Option("--since", metavar="TIME", help="From the hour, or day, of then on; the last day, if not given.")
+    str | None,
+    typer.Option("--since", metavar="TIME", help="Means from the hour, or day, of then on, instead of the last two hours."),
 ]
 
 
@@ -52,7 +54,7 @@ def savings(
     now = datetime.now(UTC)
     with HostStore.open(directory, now=now, read_only=True) as store:
         report, stale = aged(last_report(store, None), store.audited_at(), now)
-        books = _read_books(store.ledger, asked_since or now - _WINDOW, now)
+        books = _read_books(store.ledger, asked_since or now - _NOW, now)
     settings = load_settings(config, os.environ).settings
     costs = load_rulebook(settings.policy_files, settings.waiver_files).costs
     found = account(report, books, read_frequency(HostTree()), costs)
@@ -78,7 +80,7 @@ def _read_books(ledger: "HostLedger", since: datetime, until: datetime) -> "Book
         until=until,
         resolution="day" if by_days else "hour",
         by_run=ledger.days_by_run(begin, until) if by_days else ledger.sums_by_run(begin, until),
-        by_time=ledger.sums_by_day(begin, until) if by_days else ledger.sums_by_hour(begin, until),
+        by_time=ledger.sums_by_day(begin, until) if by_days else ledger.sums_by_hour(min(begin, until - _BESIDE), until),
         own=OwnUse(cpu_seconds=cpu / 1000, running_seconds=running / 1000),
         unaccounted=ledger.unaccounted(begin, until),
     )

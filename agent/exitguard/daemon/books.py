@@ -85,7 +85,8 @@ class Books:
     def last_hours(self, store: "HostStore", now: datetime) -> Sums:
         """The rates of this hour and the one before."""
         begin = hour_of(now) - HOUR
-        return sums_of(store.ledger.sums_by_run(begin, now), store.ledger.sums_by_hour(begin, now))
+        _, agent_milliseconds = store.ledger.own_cost(begin, now)
+        return sums_of(store.ledger.sums_by_run(begin, now), store.ledger.sums_by_hour(begin, now), agent_milliseconds / 1000)
 
     def forget(self) -> None:
         """Another store, or another host, from now on."""

@@ -108,7 +108,7 @@ class Savings(Record):
     until: UtcTime
     #: What the sums are made of.
     resolution: Literal["hour", "day"]
-    #: How long at least one run was accounted for: what rates of the whole host are means over.
+    #: How long the host was watched, with guests or without: what rates of the whole host are means over.
     observed_seconds: float
     saved_cycles_per_second: PerSecond | None
     #: The part of what is saved that is due to changes since host and guests were first seen.
@@ -128,5 +128,6 @@ class Savings(Record):
     instructions_per_exit: tuple[LeverInstructions, ...]
     standings: tuple[StandingSavings, ...]
     domains: tuple[DomainSavings, ...]
+    #: Oldest first; they may begin before `since`.
     periods: tuple[Period, ...]
     unaccounted: tuple[str, ...]

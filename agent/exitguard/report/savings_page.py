@@ -51,7 +51,7 @@ def _parts(savings: Savings, look: Look, *, stale: bool) -> Iterator[RenderableT
     yield labelled(look, _sums(savings, look))
     yield heading(look, "Where it goes", "skips a second: the high bound of KVM's counters")
     yield from _waterfall(savings, look)
-    yield heading(look, f"By {savings.resolution}", f"since {savings.since:%Y-%m-%d %H:%M} UTC")
+    yield heading(look, f"By {savings.resolution}", f"since {savings.periods[0].begin:%Y-%m-%d %H:%M} UTC")
     yield labelled(look, _series(savings, look))
     yield heading(look, "Busiest guests", "averages of the time that is accounted for")
     busiest = sorted(savings.domains, key=lambda each: -each.skip_exits_per_second.high)
@@ -66,7 +66,8 @@ def _headline(savings: Savings, look: Look) -> Text:
     line = look.own(f"{word}  ", style)
     line.append_text(look.foreign(savings.hostname or savings.host_id, STRONG))
     kernel = label(savings.kernel) + (f", body {savings.body}" if savings.body is not None else "")
-    return line.append_text(look.own(f"  kernel {kernel} · {counted(len(savings.domains), 'run')}", FAINT))
+    runs = f"{counted(len(savings.domains), 'run')}, mean since {savings.since:%Y-%m-%d %H:%M} UTC"
+    return line.append_text(look.own(f"  kernel {kernel} · {runs}", FAINT))
 
 
 def _sums(savings: Savings, look: Look) -> Iterator[tuple[str, Text]]:

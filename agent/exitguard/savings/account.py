@@ -25,6 +25,7 @@ class Books:
     until: datetime
     resolution: Literal["hour", "day"]
     by_run: tuple[LedgerSum, ...]
+    #: The same hours or days by time, and those before that are worth a look beside them.
     by_time: tuple[LedgerSum, ...]
     own: OwnUse
     unaccounted: tuple[str, ...] = ()
@@ -55,9 +56,12 @@ class Sums:
         return _sum(unknown) or PerSecond(low=0.0, high=0.0)
 
 
-def sums_of(by_run: Iterable[LedgerSum], by_time: Iterable[LedgerSum]) -> Sums:
-    """The rates of a time, from the same rows added up by run and by hour."""
-    seconds = _observed_seconds(by_time)
+def sums_of(by_run: Iterable[LedgerSum], by_time: Iterable[LedgerSum], agent_seconds: float) -> Sums:
+    """The rates of a time, from the same rows added up by run and by hour, and how long the agent ran in it.
+
+    While the agent ran and no guest did, nothing was saved: that time counts. So does time that was accounted for afterwards.
+    """
+    seconds = max(_observed_seconds(by_time), agent_seconds)
     return Sums(seconds, _by_standing(by_run, seconds))
 
 
@@ -66,7 +70,8 @@ def account(report: AuditReport, books: Books, hertz: Observed[int], costs: Cost
 
     `costs` are told in instructions only: what counts in cycles is in the ledger, as it was when its rows were made.
     """
-    sums = sums_of(books.by_run, books.by_time)
+    within = [each for each in books.by_time if each.begin is not None and each.begin >= books.since]
+    sums = sums_of(books.by_run, within, books.own.running_seconds)
     saved, available = sums.saved, sums.available
     own = None if hertz.value is None or not books.own.running_seconds else books.own.cpu_seconds / books.own.running_seconds * hertz.value
     mitigations = None if report.host.mitigations.value is None else report.host.mitigations.value.classes

@@ -1,7 +1,7 @@
 """Levers out of measured exits: what one exit cost with and without the guard, with enable_pmu cleared and set.
 
-Totals are compared only where nothing else differs: one host, one processor, the same mitigations, the same body, kernels of the same series.
-The difference of two intervals is the widest that they allow. What this host measured goes before what another did.
+Totals are compared only where nothing else differs: one host, one processor, the same mitigations and body, kernels of one series. The
+difference of two intervals is the widest that they allow. What this host measured goes before what another did.
 """
 
 from collections.abc import Iterable
