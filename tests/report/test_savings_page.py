@@ -17,7 +17,7 @@ def test_page_names_sums_shares_and_what_they_rest_on(look: Look) -> None:
     text = savings_page(accounts.accounted(accounts.summed(accounts.SAVED), accounts.summed(accounts.AVAILABLE, run=2)), look, stale=False)
     assert "5,000 to 12,000" in text
     assert "held back: kernel" in text
-    assert "table: a-row" in text
+    assert "table a-row" in text
     assert "GHz (a test)" in text
     assert look.unicode or text.isascii()
     assert max(map(len, text.splitlines())) <= look.columns

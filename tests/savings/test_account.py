@@ -8,6 +8,7 @@ from account_builders import AVAILABLE, BY_CHANGE, HEAVY, ICE_LAKE, NOON, SAVED,
 from exitguard.model.host import Cpu, MitigationClass
 from exitguard.model.kernel import Body
 from exitguard.model.savings import PerSecond, Worthwhile
+from exitguard.savings.matrix import percent_of_exit
 from exitguard.savings.worth import Cell, available_in, levers_of_table, saved_in
 
 
@@ -101,6 +102,8 @@ def test_hosts_of_the_patch_s_author_save_what_its_author_measured(cpu: Cpu, cla
     assert after is not None
     assert (before.low, before.high, before.at_least) == (cycles, cycles, False)
     assert (after.low, after.at_least) == (cycles, True)
+    (row,) = (each for each in SHIPPED.costs.costs if each.id in before.costs)
+    assert percent_of_exit(row) == pytest.approx({57: 2.7, 26: 0.6}[cycles], abs=0.05)
 
 
 @pytest.mark.parametrize(

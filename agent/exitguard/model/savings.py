@@ -93,6 +93,18 @@ class LeverInstructions(Record):
     costs: tuple[str, ...]
 
 
+class CostUsed(Record):
+    """A row of the cost matrix behind a sum: what it says and how that is known."""
+
+    id: str
+    #: source, lab, list or inference: policy/schema.py.
+    provenance: str
+    cycles_per_exit: int
+    #: Of the whole exit, where the row says what that cost; else None.
+    percent_of_exit: float | None
+    note: str
+
+
 class Savings(Record):
     """The account of one host. What is unquantified is in no sum of cycles, and is told beside it."""
 
@@ -125,6 +137,7 @@ class Savings(Record):
     available_cores: PerSecond | None
     worthwhile: Worthwhile
     worthwhile_reason: str
+    costs: tuple[CostUsed, ...]
     instructions_per_exit: tuple[LeverInstructions, ...]
     standings: tuple[StandingSavings, ...]
     domains: tuple[DomainSavings, ...]

@@ -296,8 +296,17 @@ class Cost(PolicyPart):
     )
     cycles_per_exit: int | None = None
     instructions_per_exit: int | None = None
+    exit_cycles: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="what the whole exit cost before, in cycles, where the source says; null elsewhere"
+    )
     provenance: Provenance
     note: Text
+
+    @model_validator(mode="after")
+    def _whole_is_more_than_its_part(self) -> Self:
+        if self.exit_cycles is not None and (self.cycles_per_exit is None or self.cycles_per_exit > self.exit_cycles):
+            raise fault(("exit_cycles",), f"expected more than cycles_per_exit, of which it is the whole, found {self.exit_cycles}")
+        return self
 
     @model_validator(mode="after")
     def _one_unit_and_one_kernel(self) -> Self:

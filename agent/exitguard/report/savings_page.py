@@ -162,8 +162,12 @@ def _assumptions(savings: Savings, look: Look) -> Iterator[RenderableType]:
         if worth is not None
         for cost in worth.costs
     }
+    rows = {each.id: each for each in savings.costs}
     for cost, provenance in sorted(costs.items()):
-        yield indented(look.foreign(f"{provenance.replace('_', ' ')}: {cost}"))
+        row = rows.get(cost)
+        share = "" if row is None or row.percent_of_exit is None else f", {row.percent_of_exit:.1f} % of the exit"
+        how = "" if row is None else f": {row.cycles_per_exit} cycles{share} ({row.provenance})"
+        yield indented(look.foreign(f"{provenance.replace('_', ' ')} {cost}{how}"))
     if not costs:
         yield indented(
             look.own("No cost in cycles is known for this kernel, processor and mitigations: `exitguard measure` may tell one.", DOUBT)

@@ -12,8 +12,9 @@ from exitguard.model.documents import AuditReport
 from exitguard.model.ledger import GuardSaving, LedgerSum, RunStanding, Worth, cycles
 from exitguard.model.record import Observed
 from exitguard.model.samples import Incarnation
-from exitguard.model.savings import DomainSavings, OwnUse, Period, PerSecond, Savings, StandingSavings, Worthwhile
+from exitguard.model.savings import CostUsed, DomainSavings, OwnUse, Period, PerSecond, Savings, StandingSavings, Worthwhile
 from exitguard.policy.schema import Costs
+from exitguard.savings.matrix import percent_of_exit
 from exitguard.savings.worth import instructions_of_table
 
 
@@ -98,11 +99,29 @@ def account(report: AuditReport, books: Books, hertz: Observed[int], costs: Cost
         available_cores=_cores(available, hertz),
         worthwhile=worthwhile,
         worthwhile_reason=reason,
+        costs=_costs_used(sums.standings, costs),
         instructions_per_exit=instructions_of_table(costs, report.host.kernel.body, report.host.cpu.value, mitigations),
         standings=sums.standings,
         domains=tuple(_domain(each) for each in books.by_run),
         periods=_periods(books.by_time),
         unaccounted=books.unaccounted,
+    )
+
+
+def _costs_used(standings: Iterable[StandingSavings], costs: Costs) -> tuple[CostUsed, ...]:
+    """The rows that any standing names, as they are now."""
+    worths = (worth for each in standings for worth in (each.standing.saved, each.standing.available) if worth is not None)
+    named = {cost for worth in worths for cost in worth.costs}
+    return tuple(
+        CostUsed(
+            id=row.id,
+            provenance=row.provenance.value,
+            cycles_per_exit=row.cycles_per_exit,
+            percent_of_exit=percent_of_exit(row),
+            note=row.note,
+        )
+        for row in costs.costs
+        if row.id in named and row.cycles_per_exit is not None
     )
 
 

@@ -39,6 +39,13 @@ def saving_per_exit(
     return (cycles,) if instructions is None else (cycles, instructions)
 
 
+def percent_of_exit(row: Cost) -> float | None:
+    """What a row in cycles saves of the whole exit; None where the row does not say what that cost."""
+    if row.cycles_per_exit is None or row.exit_cycles is None:
+        return None
+    return 100 * row.cycles_per_exit / row.exit_cycles
+
+
 def unquantified(reason: str) -> SavingPerExit:
     """A saving that is not known, which is no zero."""
     return SavingPerExit(provenance="unquantified", reason=reason)
