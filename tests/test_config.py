@@ -30,6 +30,7 @@ connect: qemu+ssh://root@hv1/system
 policy_files: [/etc/a.yaml]
 waiver_files:
   - /etc/w.yaml
+measurement_files: [/etc/m.json]
 call_timeout_seconds: 2.5
 log_level: debug
 audit_interval_seconds: 300
@@ -82,6 +83,7 @@ def test_every_setting_can_be_given_in_the_file(config: Path) -> None:
         connect="qemu+ssh://root@hv1/system",
         policy_files=(Path("/etc/a.yaml"),),
         waiver_files=(Path("/etc/w.yaml"),),
+        measurement_files=(Path("/etc/m.json"),),
         call_timeout_seconds=2.5,
         log_level="debug",
         audit_interval_seconds=300,
@@ -95,7 +97,7 @@ def test_every_setting_can_be_given_in_the_file(config: Path) -> None:
     )
     assert loaded.file == config
     assert {origin.kind for origin in loaded.origins} == {OriginKind.FILE}
-    assert [origin.where for origin in loaded.origins] == [f"{config}:{line}" for line in (2, 3, 4, 5, 6, *range(8, 18))]
+    assert [origin.where for origin in loaded.origins] == [f"{config}:{line}" for line in (2, 3, 4, 5, 6, *range(8, 19))]
 
 
 @pytest.mark.parametrize(("written", "seconds"), [("0.5", 0.5), ("1", 1.0), ("60", 60.0), ("59.999", 59.999)])

@@ -184,6 +184,15 @@ class Settings(BaseModel):
             allowed="a list of absolute paths",
         ),
     ] = Field(default=(), description="files with waivers")
+    measurement_files: Annotated[
+        tuple[AbsolutePath, ...],
+        Guide(
+            unit="paths",
+            why="Set it where the cost matrix has nothing for this processor and kernel, or where your own figures are to count. What a "
+            "host measured itself goes before what one of the same processor, mitigations and kernel did, and that before the matrix.",
+            allowed="a list of absolute paths",
+        ),
+    ] = Field(default=(), description="files of `exitguard measure --format json`, of this host and of hosts like it")
     call_timeout_seconds: Annotated[
         float,
         BeforeValidator(_number),

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import audit_builders as b
 
 from exitguard.audit.judge import judge
-from exitguard.model.host import Cpu, MitigationClass
+from exitguard.model.host import Cpu, MitigationClass, Mitigations
 from exitguard.model.ledger import GuardSaving, LedgerSum, RunStanding, Worth
 from exitguard.model.pmu import LinkName
 from exitguard.model.record import seen, unseen
@@ -32,8 +32,10 @@ ICE_LAKE = ZEN_2.model_copy(
     update={"vendor": "GenuineIntel", "model_name": "Xeon Gold 6338", "family": 6, "model": 106, "virtualization": "vmx"}
 )
 JUDGED = judge(b.facts(), SHIPPED)
-REPORT = JUDGED.model_copy(update={"host": JUDGED.host.model_copy(update={"cpu": seen("/proc/cpuinfo", ZEN_2)})})
+
 HEAVY = (MitigationClass.HEAVY_RETURN_TAX, MitigationClass.INDIRECT_CALL_TAX)
+_SEEN = {"cpu": seen("/proc/cpuinfo", ZEN_2), "mitigations": seen("vulnerabilities", Mitigations(lines={}, classes=HEAVY))}
+REPORT = JUDGED.model_copy(update={"host": JUDGED.host.model_copy(update=_SEEN)})
 ZERO = Worth(provenance="table", low=0, high=0, costs=())
 SAVED = RunStanding(
     guard=GuardSaving.SAVED,

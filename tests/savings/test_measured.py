@@ -3,10 +3,15 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from account_builders import REPORT, SHIPPED
 
 from exitguard.model.host import MitigationClass
-from exitguard.model.kernel import Body
-from exitguard.savings.measured import MeasuredExit, levers_measured
+from exitguard.model.kernel import Body, KernelState
+from exitguard.model.measurement import Arm, ArmResult, Estimate, Loop, LoopResult, Measurement, Refused
+from exitguard.model.record import seen
+from exitguard.policy.schema import BuildVerdict, Provenance
+from exitguard.savings.ledger import levers_of
+from exitguard.savings.measured import Decided, MeasuredExit, exits_of, levers_measured
 from exitguard.savings.worth import BOTH, GUARD, PMU_OFF_GUARDED, Cell, Levers
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
@@ -92,3 +97,93 @@ def test_other_hosts_of_the_same_kind_are_told_as_elsewhere_and_all_between_them
 def test_noise_may_leave_a_saving_below_zero_and_it_is_told_so() -> None:
     here, _ = levers(measured(STOCK_OFF, 2400, 2500), measured(GUARDED_OFF, 2380, 2480))
     assert (here[GUARD].low, here[GUARD].high) == (-80, 120)
+
+
+def measurement(build_id: str, *, enable_pmu: bool, cycles: dict[Arm, float], at: datetime = NOW) -> Measurement:
+    """A whole measurement of CPUID exits: ticks in each arm, and cycles where given."""
+
+    def estimate(value: float) -> Estimate:
+        return Estimate(median=value, low=value - 1, high=value + 1)
+
+    arms = tuple(
+        ArmResult(
+            arm=arm,
+            rounds=9,
+            ticks_per_exit=estimate(1500),
+            cycles_per_exit=estimate(value) if value else None,
+            noise=0.01,
+            ticks_per_exit_by_round=(),
+        )
+        for arm, value in cycles.items()
+    )
+    return Measurement(
+        observed_at=at,
+        host_id=REPORT.host.id,
+        host_id_provisional=False,
+        kernel_release=seen("uname", REPORT.host.kernel.release or ""),
+        kvm_build_id=seen("notes", build_id),
+        boot_id=seen("boot_id", "x"),
+        cpu=REPORT.host.cpu,
+        mitigations=REPORT.host.mitigations,
+        enable_pmu=seen("parameters", enable_pmu),
+        measured_on=1,
+        tsc_kilohertz=2_000_000,
+        seconds=9.0,
+        loops=(LoopResult(loop=Loop.CPUID, iterations=1000, exits_per_iteration=1, disturbed=0, arms=arms, contrast=None),),
+        checks=(),
+        caveats=(),
+        refused=None,
+    )
+
+
+STOCK_BUILD, GUARDED_BUILD = "aa" * 20, "bb" * 20
+DECIDED: dict[str, Decided] = {STOCK_BUILD: (KernelState.AFFECTED, Body.A), GUARDED_BUILD: (KernelState.GUARDED, Body.A)}
+
+
+def test_arms_are_the_cells_that_they_were_made_in() -> None:
+    both = measurement(GUARDED_BUILD, enable_pmu=True, cycles={Arm.AS_CREATED: 2459, Arm.PMU_OFF: 2255})
+    assert [each.cell for each in exits_of(both, DECIDED)] == [GUARDED_ON, GUARDED_OFF]
+    everywhere_off = measurement(STOCK_BUILD, enable_pmu=False, cycles={Arm.AS_CREATED: 2455})
+    assert [each.cell for each in exits_of(everywhere_off, DECIDED)] == [STOCK_OFF]
+
+
+def test_ticks_of_the_tsc_are_never_taken_for_cycles() -> None:
+    assert exits_of(measurement(STOCK_BUILD, enable_pmu=True, cycles={Arm.AS_CREATED: 0}), DECIDED) == ()
+
+
+def test_kernel_that_nobody_decided_gives_nothing() -> None:
+    assert exits_of(measurement("cc" * 20, enable_pmu=True, cycles={Arm.AS_CREATED: 2455}), DECIDED) == ()
+
+
+def test_refused_measurement_gives_nothing() -> None:
+    refused = measurement(STOCK_BUILD, enable_pmu=True, cycles={Arm.AS_CREATED: 2455})
+    refused = refused.model_copy(update={"refused": Refused(reason="noise", next_step="again")})
+    assert exits_of(refused, DECIDED) == ()
+
+
+def test_before_and_after_on_this_host_go_before_the_table() -> None:
+    """The kernel of before is known by its build-id, as `kernel inspect --save` keeps it; that of now by the audit."""
+    kernel = REPORT.host.kernel.model_copy(update={"state": KernelState.GUARDED, "body": Body.A})
+    kvm = REPORT.host.kvm.model_copy(update={"build_id": seen("notes", GUARDED_BUILD)})
+    report = REPORT.model_copy(update={"host": REPORT.host.model_copy(update={"kernel": kernel, "kvm": kvm})})
+    before = BuildVerdict(
+        build_id=STOCK_BUILD,
+        release="6.1.0-56-amd64",
+        state=KernelState.AFFECTED,
+        body=Body.A,
+        provenance=Provenance.LAB,
+        note="decided in a test",
+    )
+    rulebook = SHIPPED.model_copy(update={"kernels": SHIPPED.kernels.model_copy(update={"builds": (before,)})})
+    found = levers_of(
+        report,
+        rulebook,
+        [
+            measurement(STOCK_BUILD, enable_pmu=True, cycles={Arm.AS_CREATED: 2455, Arm.PMU_OFF: 2455}),
+            measurement(GUARDED_BUILD, enable_pmu=True, cycles={Arm.AS_CREATED: 2459, Arm.PMU_OFF: 2255}),
+        ],
+    )
+    assert {lever.saved_by: (worth.low, worth.high, worth.provenance) for lever, worth in found.items() if lever in (GUARD, BOTH)} == {
+        "guard": (198, 202, "measured"),
+        "guard_and_pmu_off": (198, 202, "measured"),
+    }

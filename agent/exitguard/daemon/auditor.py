@@ -7,6 +7,7 @@ A store that cannot be used, or libvirt that is gone, is a condition: said once,
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exitguard.audit.standing import Standing, concerns_others, judge_update, standing_of
@@ -19,6 +20,7 @@ from exitguard.daemon.proposal import PROPOSAL_NAME, Proposals
 from exitguard.facts.clock import boottime_nanoseconds, read_boot_time
 from exitguard.facts.libvirt.counters import read_counters
 from exitguard.facts.libvirt.patience import NOT_ASKED, BlockedCalls, Patience
+from exitguard.facts.measurements import read_measurements
 from exitguard.facts.processes import read_start_ticks
 from exitguard.facts.tree import HostTree
 from exitguard.model.documents import AuditReport, FactsDocument
@@ -190,11 +192,16 @@ class Auditor:
             self.conditions.holds("ledger", None)
             self.metrics.booked(sums.saved, sums.available, sums.unquantified_skips)
 
+    def read_measurements(self, files: tuple[Path, ...]) -> None:
+        """Take the measurements in these files into account from the next judgement on; those before are forgotten."""
+        self._books.measurements, problems = read_measurements(files)
+        self.conditions.holds("measurements", " ".join(problems) or None)
+
     def _note_for_books(self, report: AuditReport, incarnations: Mapping[str, Incarnation | None], *, of_all: bool) -> None:
         if self._store is None or report.host.target.kind is not TargetKind.LOCAL:
             return
         try:
-            self._books.judged(self._store, report, incarnations, self.rulebook.costs, of_all=of_all)
+            self._books.judged(self._store, report, incarnations, self.rulebook, of_all=of_all)
         except StoreError as error:
             self.conditions.holds("ledger", str(error))
 

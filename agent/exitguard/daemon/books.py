@@ -13,8 +13,9 @@ from exitguard.bookkeeping import keep_books
 from exitguard.facts.clock import boottime_nanoseconds
 from exitguard.model.documents import AuditReport
 from exitguard.model.ledger import Baseline, OwnCost
+from exitguard.model.measurement import Measurement
 from exitguard.model.samples import Incarnation
-from exitguard.policy.schema import Costs
+from exitguard.policy.schema import Rulebook
 from exitguard.savings.account import Sums, sums_of
 from exitguard.savings.hours import HOUR, hour_of
 from exitguard.savings.ledger import Judged, baselines, judged_runs, levers_of
@@ -59,13 +60,15 @@ class _OwnClock:
 class Books:
     """For one thread. A store that fails raises StoreError, and nothing is lost: the next booking makes the same rows."""
 
+    #: What operators gave of this host and of others.
+    measurements: tuple[Measurement, ...] = ()
     _judged: dict[str, Judged] = field(default_factory=dict)
     #: None until they have been read from the store.
     _baselines: dict[str, Baseline] | None = None
     _own: _OwnClock = field(default_factory=_OwnClock)
 
     def judged(
-        self, store: "HostStore", report: AuditReport, incarnations: Mapping[str, Incarnation | None], costs: Costs, *, of_all: bool
+        self, store: "HostStore", report: AuditReport, incarnations: Mapping[str, Incarnation | None], rulebook: Rulebook, *, of_all: bool
     ) -> None:
         """Take note of a report on the whole host (`of_all`), or on some of its domains."""
         if self._baselines is None:
@@ -74,7 +77,7 @@ class Books:
         if first_seen:
             store.ledger.record((), first_seen)
             self._baselines |= {each.subject: each for each in first_seen}
-        found = judged_runs(report, incarnations, self._baselines, levers_of(report, costs))
+        found = judged_runs(report, incarnations, self._baselines, levers_of(report, rulebook, self.measurements))
         # Earlier runs of a domain that was looked at keep the standing of their last row.
         self._judged = found if of_all else self._judged | found
 

@@ -112,6 +112,7 @@ class Service:
         settings = self._settings
         with _signals({signal.SIGTERM: self._on_end, signal.SIGINT: self._on_end, signal.SIGHUP: self._on_reload}):
             _log.info("daemon.started", version=__version__, state_dir=str(settings.state_dir), target=self._auditor.request.target.uri)
+            self._auditor.read_measurements(settings.measurement_files)
             self._serve_metrics(None, settings.metrics_listen)
             # Events first: what happens during the first audit is not missed.
             self._loop.plan(_LISTEN, self._job(_LISTEN, self._listen), _LISTEN_INTERVAL)
@@ -290,6 +291,7 @@ class Service:
             self._events = self._events_of(request)
             self._metrics.libvirt_lost()
         self._auditor.judge_by(request, rulebook, _retention(settings))
+        self._auditor.read_measurements(settings.measurement_files)
         self._metrics.policy_in_force(_rules(rulebook))
         configure_log(settings.log_level, dict(self._start.environ), log_format=self._start.log_format)
         if settings.audit_interval_seconds != old.audit_interval_seconds:

@@ -13,11 +13,13 @@ from datetime import datetime
 from exitguard.model.documents import AuditReport, DomainReport
 from exitguard.model.kernel import KernelState
 from exitguard.model.ledger import Baseline, GuardSaving, LedgerRow, RunStanding, Worth
+from exitguard.model.measurement import Measurement
 from exitguard.model.pmu import ChainState, LinkName, Tri
 from exitguard.model.samples import Incarnation
-from exitguard.policy.schema import Costs
+from exitguard.policy.schema import Rulebook
 from exitguard.savings.hours import Hour
-from exitguard.savings.worth import Cell, Levers, available_in, levers_of_table, saved_in
+from exitguard.savings.measured import Decided, exits_of, levers_measured
+from exitguard.savings.worth import Cell, Levers, available_in, better, levers_of_table, saved_in
 
 #: What has to hold for the guard to save anything in a run, in this order.
 _LINKS = (LinkName.RUNNING, LinkName.PROPAGATED, LinkName.KERNEL)
@@ -35,11 +37,22 @@ class Judged:
     standing: RunStanding
 
 
-def levers_of(report: AuditReport, costs: Costs) -> Levers:
-    """What the cost matrix knows of the host of `report`."""
+def levers_of(report: AuditReport, rulebook: Rulebook, measurements: Iterable[Measurement]) -> Levers:
+    """What is known of the host of `report`: measured on it, then on hosts like it, then the cost matrix."""
     host = report.host
+    cpu, release = host.cpu.value, host.kernel.release
     mitigations = None if host.mitigations.value is None else host.mitigations.value.classes
-    return levers_of_table(costs, host.kernel.body, host.cpu.value, mitigations)
+    table = levers_of_table(rulebook.costs, host.kernel.body, cpu, mitigations)
+    if cpu is None or mitigations is None or release is None or host.kernel.body is None:
+        return table
+    builds: dict[str, Decided] = {build.build_id: build.verdict for build in rulebook.kernels.builds}
+    if host.kvm.build_id.value is not None:
+        builds[host.kvm.build_id.value] = (host.kernel.state, host.kernel.body)
+    exits = [each for measurement in measurements for each in exits_of(measurement, builds)]
+    here, elsewhere = levers_measured(
+        exits, host_id=host.id, cpu_model_name=cpu.model_name, mitigations=mitigations, release=release, body=host.kernel.body
+    )
+    return better((here, elsewhere, table))
 
 
 def baselines(report: AuditReport, known: Mapping[str, Baseline]) -> tuple[Baseline, ...]:

@@ -4,14 +4,16 @@ Totals are compared only where nothing else differs: one host, one processor, th
 difference of two intervals is the widest that they allow. What this host measured goes before what another did.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from exitguard.model.host import MitigationClass
-from exitguard.model.kernel import Body
+from exitguard.model.kernel import Body, KernelState
 from exitguard.model.ledger import Worth
+from exitguard.model.measurement import Arm, Loop, Measurement
+from exitguard.model.time import format_rfc3339
 from exitguard.savings.worth import BOTH, GUARD, GUARD_WITH_PMU_ON, PMU_OFF_GUARDED, PMU_OFF_UNGUARDED, Cell, Lever, Levers
 
 _FROM_TO: dict[Lever, tuple[Cell, Cell]] = {
@@ -43,6 +45,42 @@ class MeasuredExit:
     def kind(self) -> tuple[str, str, tuple[MitigationClass, ...], str, Body]:
         """What has to be the same of two exits whose difference is a saving."""
         return self.host_id, self.cpu_model_name, tuple(sorted(self.mitigations)), series_of(self.release), self.body
+
+
+#: A kernel that was decided: its state, and its body where it has one.
+Decided = tuple[KernelState, Body | None]
+
+
+def exits_of(measurement: Measurement, builds: Mapping[str, Decided]) -> tuple[MeasuredExit, ...]:
+    """The CPUID exits of a measurement by the cells that they were made in; none where something of it is not known.
+
+    `builds` has what is decided of kernels, by KVM's build-id: a measurement does not say whether its kernel had the guard. Ticks of
+    the TSC are no cycles; a measurement that could not read the processor's own counters gives nothing here.
+    """
+    state, body = builds.get(measurement.kvm_build_id.value or "", (KernelState.UNKNOWN, None))
+    guard = {KernelState.GUARDED: True, KernelState.AFFECTED: False}.get(state)
+    known = (measurement.cpu.value, measurement.mitigations.value, measurement.kernel_release.value, measurement.enable_pmu.value)
+    cpu, mitigations, release, enable_pmu = known
+    if guard is None or body is None or cpu is None or mitigations is None or release is None or enable_pmu is None:
+        return ()
+    return tuple(
+        MeasuredExit(
+            id=f"{measurement.host_id} {format_rfc3339(measurement.observed_at)} {arm.arm.value}",
+            host_id=measurement.host_id,
+            measured_at=measurement.observed_at,
+            cpu_model_name=cpu.model_name,
+            mitigations=mitigations.classes,
+            release=release,
+            body=body,
+            cell=Cell(guard=guard, cleared=arm.arm is Arm.PMU_OFF or not enable_pmu),
+            low=arm.cycles_per_exit.low,
+            high=arm.cycles_per_exit.high,
+        )
+        for loop in measurement.loops
+        if loop.loop is Loop.CPUID and measurement.refused is None
+        for arm in loop.arms
+        if arm.cycles_per_exit is not None
+    )
 
 
 def series_of(release: str) -> str:
