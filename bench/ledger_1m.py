@@ -13,6 +13,7 @@ from exitguard.model.ledger import LedgerRow
 from exitguard.model.samples import Incarnation
 from exitguard.savings.ledger import UNKNOWN
 from exitguard.store.host import HostStore
+from exitguard.store.ledger_writing import Run
 
 _BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 _DOMAINS, _DAYS = 1_000, 42
@@ -24,13 +25,16 @@ _ID = "7c0a2f7e-98a5-4a83-9d0f-8a5b8f6c2d11"
 @contextmanager
 def _prepare() -> Iterator[Contest]:
     with tempfile.TemporaryDirectory() as folder, HostStore.open(Path(folder), now=_BEGIN) as store:
-        store.ledger.record([_row(number) for number in range(_DOMAINS)])
+        rows = [_row(number) for number in range(_DOMAINS)]
+        with store.ledger.writing() as writer:
+            writer.set_runs({row.incarnation.key: Run(row.domain_name, row.standing) for row in rows})
+            writer.book(rows, {}, ())
         path = Path(folder) / "host.sqlite"
         _fill(path)
 
         def subject() -> None:
             store.ledger.roll_up(_BEGIN, _BEGIN + timedelta(days=_DAYS))
-            days = store.ledger.sums_by_day(_BEGIN, _BEGIN + timedelta(days=_DAYS))
+            days = store.ledger.days_by_run(_BEGIN, _BEGIN + timedelta(days=_DAYS))
             if sum(each.exits for each in days) != _HOURS * 1000:
                 raise AssertionError("the days do not hold what the hours do")
 
@@ -61,7 +65,7 @@ def _fill(path: Path) -> None:
         connection.execute(
             "WITH RECURSIVE later(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM later WHERE n < ?) "
             "INSERT INTO ledger_hour SELECT hour + n * 3600000000, run_id, revision, standing_id, accounted_milliseconds, "
-            "spread_milliseconds, exits, skip_exits_low, skip_exits_high, unaccounted FROM ledger_hour, later",
+            "spread_milliseconds, exits, skip_exits_low, skip_exits_high FROM ledger_hour, later",
             (_HOURS // _DOMAINS - 1,),
         )
 

@@ -1,53 +1,106 @@
-"""The ledger brought up to date: from stored samples to stored rows.
+"""The ledger kept: samples become rows, and judgements become the standing of runs.
 
-What is made is made anew from the samples each time, from the newest hour that has rows on; so a kill, a failure or a late run changes
-nothing of the result. Costs one pass over the samples of a few hours.
+Samples are booked once, in the order in which they were stored, from where the ledger's cursor stands: the wall clock decides into which
+hour exits are put, and never whether they are. Each step is one transaction, so a kill anywhere loses nothing and counts nothing twice.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
+from exitguard.model.documents import AuditReport
 from exitguard.model.ledger import OwnCost
-from exitguard.model.samples import Samples
-from exitguard.savings.hours import HOUR, hour_of, hours
+from exitguard.model.samples import Incarnation, Samples
+from exitguard.savings.hours import hours, milliseconds_of, split
 from exitguard.savings.intervals import intervals
-from exitguard.savings.ledger import Judged, rows
+from exitguard.savings.ledger import UNKNOWN, added, first_seen, standings_of
+from exitguard.savings.worth import Levers
 
 if TYPE_CHECKING:
     from exitguard.store.host import HostStore
+    from exitguard.store.ledger_writing import Cursor, LedgerWriter
 
-#: An interval that begins before the first hour to be made begins with a sample no older than this before it; what began earlier is a gap.
-_LOOK_BACK = 2 * HOUR
-_EVER = datetime(1970, 1, 1, tzinfo=UTC)
+#: Samples in one transaction: well under a second of work on a host with a thousand guests.
+_BATCH = 8
+_NANOSECONDS = 1_000_000_000
 
 
-def keep_books(
-    store: "HostStore",
-    judged: Mapping[str, Judged],
-    own_costs: Iterable[OwnCost],
-    *,
-    now: datetime,
-    pulse: Callable[[], None] = lambda: None,
-) -> int:
-    """Bring the ledger of `store` up to its last sample; how many rows were written. Raises StoreError: then nothing was.
+def keep_books(store: "HostStore", own_costs: Iterable[OwnCost] = (), *, pulse: Callable[[], None] = lambda: None) -> int:
+    """Book all samples of `store` that are not booked yet; how many. Raises StoreError: what was booked until then stays booked.
 
-    `judged` says how the runs of now stand (savings.ledger.judged_runs). `pulse` is called all the while, and may raise to end it.
+    `pulse` is called between transactions, and may raise to end it there.
     """
-    ledger = store.ledger
-    last = ledger.last_hour()
-    # After a clock that was set back, hours come again: then they are made anew from all their samples, the old and the new. The hour
-    # before is made too: the interval that led here may end in it.
-    since = _EVER if last is None else min(last, hour_of(now)) - HOUR
-    begin = _EVER if last is None else since - _LOOK_BACK
-    found = hours(intervals(_with_pulse(store.samples(begin), pulse)))
-    stored = ledger.rows(since, {key for key, _ in found})
-    new = rows(found, judged, stored, since=since)
-    ledger.record(new, (), own_costs)
-    return len(new)
-
-
-def _with_pulse(samples: Iterable[Samples], pulse: Callable[[], None]) -> Iterator[Samples]:
-    for each in samples:
+    with store.ledger.writing() as writer:
+        writer.add_own_costs(own_costs)
+    booked = 0
+    while True:
         pulse()
-        yield each
+        with store.ledger.writing() as writer:
+            documents = writer.unbooked(_BATCH)
+            if not documents:
+                return booked
+            _book(writer, documents)
+        booked += len(documents)
+
+
+def note_judgement(store: "HostStore", report: AuditReport, incarnations: Mapping[str, Incarnation | None], levers: Levers) -> None:
+    """How the runs that `report` judged stand from now on; `incarnations` has the run that it saw of each domain, by uuid.
+
+    What was not known is kept in mind: a run that has been known once is not unknown again, and hours that were booked while nothing was
+    known of a run get its standing once it is.
+    """
+    from exitguard.store.ledger_writing import Run  # noqa: PLC0415 - SQLAlchemy comes with it, which a host without a store does without
+
+    with store.ledger.writing() as writer:
+        writer.add_baselines(first_seen(report))
+        baselines = writer.baselines({report.host.id, *(domain.uuid for domain in report.domains)})
+        found = standings_of(report, incarnations, baselines, levers)
+        known = writer.runs(found)
+        changed: dict[str, Run] = {}
+        for key, (name, standing) in found.items():
+            before = known.get(key)
+            if standing == UNKNOWN and before is not None:
+                standing = before.standing  # noqa: PLW2901 - the better known of the two
+            run = Run(name, standing)
+            if run != before:
+                changed[key] = run
+        writer.set_runs(changed)
+        learnt = {key for key, run in changed.items() if run.standing != UNKNOWN and key in known and known[key].standing == UNKNOWN}
+        writer.restate(learnt, UNKNOWN)
+
+
+def _book(writer: "LedgerWriter", documents: list[tuple[int, Samples]]) -> None:
+    from exitguard.store.ledger_writing import Run  # noqa: PLC0415 - as above
+
+    keys = {sample.incarnation.key for _, document in documents for sample in document.domains if sample.incarnation is not None}
+    looks = writer.looks(keys)
+    found = hours(intervals((document for _, document in documents), looks))
+    runs = writer.runs(keys)
+    unheard = {key: Run("", UNKNOWN) for key in keys - runs.keys() if key in looks}
+    writer.set_runs(unheard)
+    runs |= unheard
+    rows = added(found, {key: (run.domain_name, run.standing) for key, run in runs.items()}, writer.rows(found))
+    unaccounted = [(key, begin, reason) for (key, begin), hour in found.items() for reason in sorted(hour.reasons)]
+    writer.book(rows, looks, unaccounted)
+    cursor, watched = _watched(writer.cursor(), (document for _, document in documents))
+    writer.watch(watched)
+    writer.move(replace(cursor, samples_id=documents[-1][0]))
+
+
+def _watched(cursor: "Cursor", documents: Iterable[Samples]) -> tuple["Cursor", dict[datetime, int]]:
+    """In which hours the host was watched, in milliseconds: between two samples of one boot in which counters were told."""
+    found: dict[datetime, int] = {}
+    for document in documents:
+        if document.boot_id is None:
+            continue
+        at = document.boottime_nanoseconds
+        same_boot = cursor.boot_id == document.boot_id and cursor.boottime_nanoseconds is not None
+        if same_boot and at <= (cursor.boottime_nanoseconds or 0):
+            continue
+        if same_boot:
+            whole = milliseconds_of((at - (cursor.boottime_nanoseconds or 0)) / _NANOSECONDS)
+            for begin, first, last in split(document.observed_at, whole):
+                found[begin] = found.get(begin, 0) + last - first
+        cursor = replace(cursor, boot_id=document.boot_id, boottime_nanoseconds=at, observed_at=document.observed_at)
+    return cursor, found

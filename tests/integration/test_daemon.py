@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -297,13 +297,14 @@ def test_exits_of_a_kvm_guest_are_in_samples_and_ledger_and_told(lab: LibvirtLab
 
         def booked() -> bool:
             with HostStore.open(running.state_dir, now=datetime.now(UTC), read_only=True) as store:
-                return store.ledger.last_hour() is not None and store.ledger.own_cost(EVER, datetime.now(UTC))[1] > 0
+                asked = store.ledger.read(EVER, datetime.now(UTC), beside=timedelta()).asked
+            return bool(asked.by_run) and asked.own_running_seconds > 0
 
         running.wait_for("rows in the ledger", booked)
         assert running.end() == 0
     with HostStore.open(running.state_dir, now=datetime.now(UTC), read_only=True) as store:
         first, *_, last = [each for each in store.samples(EVER) if any(domain.counters for domain in each.domains)]
-        rows = store.ledger.rows(EVER, set())
+        rows = store.ledger.read(EVER, datetime.now(UTC), beside=timedelta()).asked.by_run
         ends = [next(domain.counters["exits"] for domain in each.domains if domain.counters) for each in (first, last)]
     assert 0 <= sum(row.exits for row in rows) <= ends[1] - ends[0]
     assert {row.domain_name for row in rows} == {"counted"}
@@ -314,7 +315,7 @@ def test_exits_of_a_kvm_guest_are_in_samples_and_ledger_and_told(lab: LibvirtLab
     document = json.loads(told.stdout)
     assert [domain["name"] for domain in document["domains"]] == ["counted"]
     assert document["domains"][0]["accounted_seconds"] > 0
-    assert document["own"]["cpu_seconds"] > 0
+    assert document["asked"]["own"]["cpu_seconds"] > 0
 
 
 def test_nothing_of_the_current_directory_is_run(lab: LibvirtLab, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_page_names_sums_shares_and_what_they_rest_on(look: Look) -> None:
 def test_unquantified_is_a_word_and_not_a_zero() -> None:
     text = savings_page(accounts.accounted(accounts.summed(accounts.UNPRICED)), WIDE, stale=False)
     assert text.startswith("UNQUANTIFIED")
-    assert "100 to 200 skips a second, which are in no sum" in text
+    assert "what 100 to 200 skips a second would save is in no sum" in text
 
 
 def test_instructions_are_told_as_no_cycles() -> None:

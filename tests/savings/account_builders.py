@@ -6,12 +6,12 @@ import audit_builders as b
 
 from exitguard.audit.judge import judge
 from exitguard.model.host import Cpu, MitigationClass, Mitigations
-from exitguard.model.ledger import GuardSaving, LedgerSum, RunStanding, Worth
+from exitguard.model.ledger import GuardSaving, LedgerSum, RunStanding, Unaccounted, Worth
 from exitguard.model.pmu import LinkName
 from exitguard.model.record import seen, unseen
 from exitguard.model.savings import OwnUse, Savings
 from exitguard.policy.load import load_rulebook
-from exitguard.savings.account import Books, account
+from exitguard.savings.account import Books, Sums, account
 
 SHIPPED = load_rulebook()
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -39,20 +39,22 @@ REPORT = JUDGED.model_copy(update={"host": JUDGED.host.model_copy(update=_SEEN)}
 ZERO = Worth(provenance="table", low=0, high=0, costs=())
 SAVED = RunStanding(
     guard=GuardSaving.SAVED,
-    held_back_by=None,
-    attributable=False,
     saved=Worth(provenance="table", low=50, high=60, at_least=True, costs=("a-row",)),
+    attributable=ZERO,
     available=ZERO,
 )
-BY_CHANGE = SAVED.model_copy(update={"attributable": True})
+BY_CHANGE = SAVED.model_copy(update={"attributable": Worth(provenance="table", low=50, high=60, costs=("a-row",))})
 AVAILABLE = RunStanding(
     guard=GuardSaving.AVAILABLE,
     held_back_by=LinkName.KERNEL,
-    attributable=False,
     saved=ZERO,
+    attributable=ZERO,
     available=Worth(provenance="table", low=50, high=60, costs=("a-row",)),
 )
-UNPRICED = RunStanding(guard=GuardSaving.AVAILABLE, held_back_by=LinkName.RUNNING, attributable=False, saved=ZERO, available=None)
+UNPRICED = RunStanding(guard=GuardSaving.AVAILABLE, held_back_by=LinkName.RUNNING, saved=ZERO, attributable=ZERO, available=None)
+#: enable_pmu cleared on a kernel without the guard: what that saves stands nowhere in cycles.
+UNPRICED_SAVED = RunStanding(guard=GuardSaving.AVAILABLE, held_back_by=LinkName.KERNEL, saved=None, available=AVAILABLE.available)
+VIOLATED = SAVED.model_copy(update={"guard": GuardSaving.VIOLATED})
 
 
 def summed(standing: RunStanding, *, run: int = 1, low: int = 360_000, high: int = 720_000) -> LedgerSum:
@@ -63,7 +65,6 @@ def summed(standing: RunStanding, *, run: int = 1, low: int = 360_000, high: int
         begin=NOON,
         standing=standing,
         accounted_milliseconds=3_600_000,
-        longest_milliseconds=3_600_000,
         spread_milliseconds=0,
         exits=3_600_000,
         skip_exits_low=low,
@@ -71,13 +72,19 @@ def summed(standing: RunStanding, *, run: int = 1, low: int = 360_000, high: int
     )
 
 
-def accounted(*sums: LedgerSum, cpu_seconds: float = 0.0, hertz: int | None = 2_000_000_000, before: tuple[LedgerSum, ...] = ()) -> Savings:
+def accounted(
+    *sums: LedgerSum,
+    cpu_seconds: float = 0.0,
+    hertz: int | None = 2_000_000_000,
+    watched_seconds: float = 3600.0,
+    before: tuple[LedgerSum, ...] = (),
+    gaps: tuple[Unaccounted, ...] = (),
+) -> Savings:
+    """The account of an hour in which the host was watched all the time; `before` are runs that have ended, `now` and asked else alike."""
+    own = OwnUse(cpu_seconds=cpu_seconds, running_seconds=3600.0 if sums else 0.0)
+    now = Sums(NOON, NOON + timedelta(hours=1), sums, watched_seconds, own)
+    asked = Sums(NOON, NOON + timedelta(hours=1), (*before, *sums), watched_seconds, own)
     books = Books(
-        since=NOON,
-        until=NOON + timedelta(hours=1),
-        resolution="hour",
-        by_run=sums,
-        by_time=(*before, *sums),
-        own=OwnUse(cpu_seconds=cpu_seconds, running_seconds=3600.0 if sums else 0.0),
+        booked_until=NOON + timedelta(hours=1), now=now, asked=asked, resolution="hour", by_time=(*before, *sums), unaccounted=gaps
     )
     return account(REPORT, books, HERTZ if hertz else unseen("a test", "not known"), SHIPPED.costs)

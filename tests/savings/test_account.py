@@ -3,52 +3,67 @@
 from datetime import timedelta
 
 import pytest
-from account_builders import AVAILABLE, BY_CHANGE, HEAVY, ICE_LAKE, NOON, SAVED, SHIPPED, UNPRICED, ZEN_2, accounted, summed
+from account_builders import (
+    AVAILABLE,
+    BY_CHANGE,
+    HEAVY,
+    ICE_LAKE,
+    NOON,
+    SAVED,
+    SHIPPED,
+    UNPRICED,
+    UNPRICED_SAVED,
+    VIOLATED,
+    ZEN_2,
+    accounted,
+    summed,
+)
 
 from exitguard.model.host import Cpu, MitigationClass
 from exitguard.model.kernel import Body
+from exitguard.model.ledger import GuardSaving, RunStanding
 from exitguard.model.savings import PerSecond, Worthwhile
 from exitguard.savings.matrix import percent_of_exit
 from exitguard.savings.worth import Cell, available_in, levers_of_table, saved_in
 
 
-def test_rates_are_means_over_the_hours_in_which_any_run_was_accounted_for() -> None:
-    found = accounted(summed(SAVED), summed(SAVED, run=2))
-    assert found.observed_seconds == 3600
-    assert found.saved_cycles_per_second == PerSecond(low=10_000, high=24_000, at_least=True)
-    assert found.saved_cores == PerSecond(low=10_000 / 2e9, high=24_000 / 2e9, at_least=True)
-
-
-def test_time_without_guests_counts_as_time_in_which_nothing_was_saved() -> None:
-    short = summed(SAVED).model_copy(update={"accounted_milliseconds": 600_000, "longest_milliseconds": 600_000})
-    assert accounted(short).observed_seconds == 3600
-    assert accounted(short).domains[0].skip_exits_per_second == PerSecond(low=600, high=1200)
-
-
-def test_hours_before_the_time_asked_for_are_drawn_and_in_no_sum() -> None:
-    before = summed(SAVED).model_copy(update={"begin": NOON - timedelta(hours=5)})
-    found = accounted(summed(SAVED), before=(before,))
-    assert found.observed_seconds == 3600
-    assert [period.begin for period in found.periods] == [NOON - timedelta(hours=5), NOON]
+def test_rates_are_means_over_the_time_that_the_host_was_watched() -> None:
+    now = accounted(summed(SAVED), summed(SAVED, run=2)).now
+    assert now.saved_cycles_per_second == PerSecond(low=10_000, high=24_000, at_least=True)
+    assert now.saved_cores == PerSecond(low=10_000 / 2e9, high=24_000 / 2e9, at_least=True)
+    assert accounted(summed(SAVED), watched_seconds=7200.0).now.saved_cycles_per_second == PerSecond(low=2_500, high=6_000, at_least=True)
 
 
 def test_attributable_is_the_part_that_came_with_a_change() -> None:
-    found = accounted(summed(SAVED), summed(BY_CHANGE, run=2))
-    assert found.saved_cycles_per_second == PerSecond(low=10_000, high=24_000, at_least=True)
-    assert found.attributable_cycles_per_second == PerSecond(low=5_000, high=12_000, at_least=True)
+    now = accounted(summed(SAVED), summed(BY_CHANGE, run=2)).now
+    assert now.saved_cycles_per_second == PerSecond(low=10_000, high=24_000, at_least=True)
+    assert now.attributable_cycles_per_second == PerSecond(low=5_000, high=12_000)
 
 
 def test_available_is_never_counted_as_saved() -> None:
-    found = accounted(summed(AVAILABLE))
-    assert found.saved_cycles_per_second == PerSecond(low=0, high=0)
-    assert found.available_cycles_per_second == PerSecond(low=5_000, high=12_000)
+    now = accounted(summed(AVAILABLE)).now
+    assert now.saved_cycles_per_second == PerSecond(low=0, high=0)
+    assert now.available_cycles_per_second == PerSecond(low=5_000, high=12_000)
 
 
 def test_what_is_not_quantified_is_told_as_skips_and_is_in_no_sum() -> None:
     found = accounted(summed(UNPRICED))
-    assert found.available_cycles_per_second is None
-    assert found.unquantified_skip_exits_per_second == PerSecond(low=100, high=200)
+    assert found.now.available_cycles_per_second is None
+    assert found.now.unquantified_available_skip_exits_per_second == PerSecond(low=100, high=200)
     assert found.worthwhile is Worthwhile.UNKNOWN
+
+
+def test_zero_beside_a_saving_that_is_not_quantified_is_no_zero() -> None:
+    now = accounted(summed(UNPRICED_SAVED), summed(AVAILABLE, run=2)).now
+    assert now.saved_cycles_per_second is None
+    assert now.unquantified_saved_skip_exits_per_second == PerSecond(low=100, high=200)
+    assert now.net_saved_cycles_per_second is None
+
+
+def test_what_is_taken_from_guests_that_asked_for_their_pmu_is_no_gain() -> None:
+    found = accounted(summed(VIOLATED))
+    assert found.now.saved_cycles_per_second is None
+    assert found.worthwhile is Worthwhile.NOTHING_LEFT
 
 
 @pytest.mark.parametrize(
@@ -58,13 +73,25 @@ def test_what_is_not_quantified_is_told_as_skips_and_is_in_no_sum() -> None:
 def test_worth_changing_is_decided_by_the_low_bound_net_of_the_agent(cpu_seconds: float, answer: Worthwhile) -> None:
     found = accounted(summed(AVAILABLE), cpu_seconds=cpu_seconds)
     assert found.worthwhile is answer
-    assert found.own_cycles_per_second == pytest.approx(cpu_seconds / 3600 * 2e9)
+    assert found.now.own_cycles_per_second == pytest.approx(cpu_seconds / 3600 * 2e9)
+
+
+def test_guest_without_a_skip_has_no_say_in_what_is_worth_changing() -> None:
+    idle = summed(RunStanding(guard=GuardSaving.UNKNOWN), run=2, low=0, high=0)
+    assert accounted(summed(SAVED), idle, cpu_seconds=1.0).worthwhile is Worthwhile.NOTHING_LEFT
+
+
+def test_runs_that_have_ended_have_no_say_either() -> None:
+    found = accounted(summed(SAVED), before=(summed(AVAILABLE, run=9),))
+    assert found.worthwhile is Worthwhile.NOTHING_LEFT
+    assert found.asked.available_cycles_per_second == PerSecond(low=5_000, high=12_000)
+    assert found.now.available_cycles_per_second == PerSecond(low=0, high=0)
 
 
 def test_net_may_be_below_zero_and_says_so() -> None:
-    found = accounted(summed(SAVED), cpu_seconds=360.0)
-    assert found.net_saved_cycles_per_second is not None
-    assert found.net_saved_cycles_per_second.high < 0
+    net = accounted(summed(SAVED), cpu_seconds=360.0).now.net_saved_cycles_per_second
+    assert net is not None
+    assert net.high < 0
 
 
 def test_host_on_which_all_is_saved_has_nothing_left() -> None:
@@ -72,22 +99,32 @@ def test_host_on_which_all_is_saved_has_nothing_left() -> None:
 
 
 def test_without_a_frequency_there_are_cycles_and_no_cores() -> None:
-    found = accounted(summed(SAVED), hertz=None)
-    assert (found.saved_cores, found.own_cycles_per_second, found.net_saved_cycles_per_second) == (None, None, None)
-    assert found.saved_cycles_per_second is not None
+    now = accounted(summed(SAVED), hertz=None).now
+    assert (now.saved_cores, now.own_cycles_per_second, now.net_saved_cycles_per_second) == (None, None, None)
+    assert now.saved_cycles_per_second is not None
 
 
 def test_every_saved_cycle_is_counters_times_a_cost_with_its_provenance() -> None:
     found = accounted(summed(SAVED), summed(AVAILABLE, run=2), summed(UNPRICED, run=3))
     low = sum(each.skip_exits_low * each.standing.saved.low for each in found.domains if each.standing.saved is not None)
-    assert found.saved_cycles_per_second is not None
-    assert low / found.observed_seconds == found.saved_cycles_per_second.low
+    assert found.asked.saved_cycles_per_second is not None
+    assert low / found.asked.watched_seconds == found.asked.saved_cycles_per_second.low
     assert all(each.standing.saved.costs for each in found.domains if each.standing.saved is not None and each.standing.saved.high)
 
 
+def test_one_run_that_stood_in_two_ways_is_one_run() -> None:
+    (first, second) = accounted(summed(SAVED), summed(AVAILABLE)).asked.standings
+    assert (first.runs, second.runs) == (1, 1)
+
+
+def test_hours_are_drawn_in_their_order() -> None:
+    before = summed(SAVED).model_copy(update={"begin": NOON - timedelta(hours=5)})
+    assert [period.begin for period in accounted(summed(SAVED), before=(before,)).periods] == [NOON - timedelta(hours=5), NOON]
+
+
 def test_no_hours_make_no_rate() -> None:
-    found = accounted()
-    assert (found.observed_seconds, found.saved_cycles_per_second, found.domains) == (0, None, ())
+    found = accounted(watched_seconds=0.0)
+    assert (found.now.saved_cycles_per_second, found.domains, found.worthwhile) == (None, (), Worthwhile.UNKNOWN)
 
 
 @pytest.mark.parametrize(

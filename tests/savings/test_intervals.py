@@ -3,13 +3,12 @@
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exitguard.model.record import seen
 from exitguard.model.samples import DomainSample, Incarnation, Samples
-from exitguard.savings.intervals import Interval, intervals
+from exitguard.savings.intervals import Interval, Look, intervals
 
 HOST = "6f0e0b5e-1111-4222-8333-444455556666"
 GUEST = "0a0b0c0d-1111-4222-8333-444455556666"
@@ -30,15 +29,14 @@ def sample(
 
 
 def of(*samples: Samples) -> list[Interval]:
-    return list(intervals(samples))
+    return list(intervals(samples, {}))
 
 
 def test_an_interval_is_what_the_counters_moved_by() -> None:
     (interval,) = of(sample(0, {"exits": 100, "io_exits": 5}), sample(300, {"exits": 900, "io_exits": 7}))
     assert interval.counts == {"exits": 800, "io_exits": 2}
     assert interval.seconds == 300
-    assert interval.began_at == BEGIN
-    assert not interval.clock_stepped
+    assert interval.ended_at == BEGIN + timedelta(seconds=300)
 
 
 def test_first_sample_of_a_run_begins_and_counts_nothing() -> None:
@@ -88,9 +86,25 @@ def test_look_without_counters_is_bridged_by_the_next_one() -> None:
     assert (interval.counts, interval.seconds) == ({"exits": 300}, 600)
 
 
-def test_stepped_clock_changes_no_duration_and_is_told() -> None:
+def test_stepped_clock_changes_no_duration() -> None:
     (interval,) = of(sample(0, {"exits": 0}), sample(300, {"exits": 600}, wall_clock_off=-3600))
-    assert (interval.seconds, interval.clock_stepped) == (300, True)
+    assert (interval.seconds, interval.counts) == (300, {"exits": 600})
+
+
+def test_vcpu_that_came_or_went_makes_the_interval_unknown() -> None:
+    """A vCPU that is plugged in again brings all that it counted before."""
+    gone, back = of(
+        sample(0, {"exits": 10**9, "vcpus": 2}), sample(300, {"exits": 500, "vcpus": 1}), sample(600, {"exits": 10**9 + 900, "vcpus": 2})
+    )
+    assert (gone.counts, back.counts) == (None, None)
+    assert gone.reason == "vCPUs came or went: 2, then 1"
+
+
+def test_looks_that_are_kept_are_gone_on_from_however_long_ago() -> None:
+    looks: dict[str, Look] = {}
+    assert list(intervals([sample(0, {"exits": 100})], looks)) == []
+    (interval,) = intervals([sample(86_400, {"exits": 400})], looks)
+    assert (interval.seconds, interval.counts) == (86_400, {"exits": 300})
 
 
 def test_same_look_twice_counts_once() -> None:
@@ -115,9 +129,3 @@ def test_samples_left_out_lose_no_exit_of_a_run_in_order(moves: list[int], data:
     ends = [documents[0], *kept, documents[-1]] if len(documents) > 1 else documents
     counted = sum(interval.counts["exits"] for interval in of(*ends) if interval.counts is not None)
     assert counted == totals[-1] - totals[0]
-
-
-@pytest.mark.parametrize("seconds", [1, 10, 3600])
-def test_slewed_clock_is_no_step(seconds: int) -> None:
-    (interval,) = of(sample(0, {"exits": 0}), sample(seconds, {"exits": 1}, wall_clock_off=0.5))
-    assert not interval.clock_stepped

@@ -8,14 +8,14 @@ from audit_builders import GUARD_ENTRY, QEMU_7, QEMU_11, affected_kernel, defini
 from exitguard.audit.judge import judge
 from exitguard.model.documents import AuditReport
 from exitguard.model.kernel import KernelState
-from exitguard.model.ledger import Baseline, GuardSaving, LedgerRow, Worth, cycles
-from exitguard.model.pmu import LinkName, PmuElement
+from exitguard.model.ledger import Baseline, GuardSaving, RunStanding, Worth, cycles
+from exitguard.model.pmu import ChainState, LinkName, PmuElement, Tri
 from exitguard.model.samples import Incarnation
 from exitguard.policy.load import load_rulebook
-from exitguard.savings.hours import HOUR, hours
+from exitguard.savings.hours import Hour, hours
 from exitguard.savings.intervals import Interval
-from exitguard.savings.ledger import Judged, baselines, judged_runs, rows
-from exitguard.savings.worth import GUARD, Lever
+from exitguard.savings.ledger import UNKNOWN, added, first_seen, standings_of
+from exitguard.savings.worth import BOTH, GUARD, GUARD_WITH_PMU_ON, PMU_OFF_GUARDED, PMU_OFF_UNGUARDED, Levers
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 LEVERS = {GUARD: Worth(provenance="table", low=50, high=60, costs=("a-row",))}
@@ -30,17 +30,16 @@ def judged(*, guarded: bool = True, qemu_11: bool = True, pmu: PmuElement = PmuE
     return judge(facts(domain(defined=written, run=written, runs=process(cpu, binary)), kernel=kernel, binaries=(binary,)), load_rulebook())
 
 
-def run_of(report: AuditReport, start_ticks: int = 1) -> Incarnation:
+def run_of(report: AuditReport) -> Incarnation:
     uuid = report.domains[0].uuid
-    return Incarnation(host_id=uuid, domain_uuid=uuid, boot_id=uuid, qemu_start_ticks=start_ticks)
+    return Incarnation(host_id=uuid, domain_uuid=uuid, boot_id=uuid, qemu_start_ticks=1)
 
 
-def standing(report: AuditReport, *known: Baseline, levers: dict[Lever, Worth] | None = None) -> Judged:
+def standing(report: AuditReport, *known: Baseline, levers: Levers | None = None) -> RunStanding:
     incarnation = run_of(report)
-    found = judged_runs(
-        report, {report.domains[0].uuid: incarnation}, {each.subject: each for each in known}, LEVERS if levers is None else levers
-    )
-    return found[incarnation.key]
+    baselines = {each.subject: each for each in known}
+    found = standings_of(report, {report.domains[0].uuid: incarnation}, baselines, LEVERS if levers is None else levers)
+    return found[incarnation.key][1]
 
 
 def seen(report: AuditReport, *, host: bool | None, guest: bool | None) -> tuple[Baseline, Baseline]:
@@ -50,49 +49,91 @@ def seen(report: AuditReport, *, host: bool | None, guest: bool | None) -> tuple
     )
 
 
-def test_first_sight_of_host_and_guest_is_kept_and_never_seen_first_again() -> None:
+def test_first_sight_holds_the_host_and_each_guest_that_runs() -> None:
     report = judged(guarded=False, pmu=PmuElement.ABSENT)
-    found = baselines(report, {})
-    assert {each.subject: each.held for each in found} == {report.host.id: False, report.domains[0].uuid: False}
-    assert baselines(judged(), {each.subject: each for each in found}) == ()
+    assert {each.subject: each.held for each in first_seen(report)} == {report.host.id: False, report.domains[0].uuid: False}
+
+
+ALL = {
+    GUARD: Worth(provenance="measured", low=29, high=29, costs=("m",)),
+    BOTH: Worth(provenance="measured", low=226, high=226, costs=("m",)),
+    PMU_OFF_UNGUARDED: Worth(provenance="measured", low=197, high=197, costs=("m",)),
+    PMU_OFF_GUARDED: Worth(provenance="measured", low=230, high=230, costs=("m",)),
+    GUARD_WITH_PMU_ON: Worth(provenance="measured", low=-4, high=-4, costs=("m",)),
+}
 
 
 @pytest.mark.parametrize(
     ("host", "guest", "attributable"),
     [
-        pytest.param(True, True, False, id="both were so before"),
-        pytest.param(False, True, True, id="the guard came"),
-        pytest.param(True, False, True, id="the guest was switched off"),
-        pytest.param(None, True, False, id="not known then"),
-        pytest.param(None, False, True, id="the guest was switched off, the kernel not known then"),
+        pytest.param(True, True, 0, id="both were so before"),
+        pytest.param(False, True, 29, id="the guard came"),
+        pytest.param(True, False, 230, id="the guest was switched off"),
+        pytest.param(False, False, 226, id="both came"),
+        pytest.param(None, True, 0, id="not known then"),
+        pytest.param(None, False, 230, id="the guest was switched off, the kernel not known then"),
     ],
 )
-def test_saving_is_attributable_only_to_what_was_seen_to_change(*, host: bool | None, guest: bool | None, attributable: bool) -> None:
+def test_attributable_is_what_the_levers_that_changed_are_worth(*, host: bool | None, guest: bool | None, attributable: int) -> None:
     report = judged()
-    found = standing(report, *seen(report, host=host, guest=guest)).standing
-    assert (found.guard, found.attributable) == (GuardSaving.SAVED, attributable)
+    found = standing(report, *seen(report, host=host, guest=guest), levers=ALL)
+    assert found.guard is GuardSaving.SAVED
+    assert found.saved is not None
+    assert found.attributable is not None
+    assert (found.saved.low, found.attributable.low) == (226, attributable)
 
 
 def test_saving_of_what_was_never_seen_before_is_observed_and_not_attributable() -> None:
-    assert not standing(judged()).standing.attributable
+    found = standing(judged(), levers=ALL)
+    assert found.attributable is not None
+    assert found.attributable.high == 0
 
 
 def test_available_is_worth_the_lever_that_is_missing() -> None:
-    found = standing(judged(guarded=False)).standing
+    found = standing(judged(guarded=False))
     assert (found.guard, found.held_back_by) == (GuardSaving.AVAILABLE, LinkName.KERNEL)
     assert found.available == LEVERS[GUARD]
     assert found.saved is None  # what clearing enable_pmu saves by itself stands nowhere, in cycles
 
 
 def test_guest_that_asked_for_its_pmu_has_nothing_available() -> None:
-    found = standing(judged(pmu=PmuElement.ON)).standing
-    assert (found.guard, found.available) == (GuardSaving.OPTED_OUT, None)
+    found = standing(judged(pmu=PmuElement.ON))
+    assert found.guard is GuardSaving.OPTED_OUT
+    assert found.available is not None
+    assert found.available.high == 0
+
+
+def test_guest_that_asked_for_its_pmu_and_does_not_get_it_is_no_gain() -> None:
+    report = judged(pmu=PmuElement.ON)
+    chain = report.domains[0].chain
+    links = tuple(link.model_copy(update={"holds": Tri.YES}) if link.name is LinkName.PROPAGATED else link for link in chain.links)
+    chain = chain.model_copy(update={"state": ChainState.OPT_OUT_VIOLATED, "links": links})
+    report = report.model_copy(update={"domains": (report.domains[0].model_copy(update={"chain": chain}),)})
+    assert standing(report, levers=ALL).guard is GuardSaving.VIOLATED
+
+
+def test_guest_whose_wish_is_not_known_is_not_offered_a_saving() -> None:
+    report = judged(guarded=False, pmu=PmuElement.ABSENT)
+    chain = report.domains[0].chain.model_copy(update={"state": ChainState.UNKNOWN})
+    report = report.model_copy(update={"domains": (report.domains[0].model_copy(update={"chain": chain}),)})
+    found = standing(report, levers=ALL)
+    assert (found.guard, found.available) == (GuardSaving.UNKNOWN, None)
+
+
+@pytest.mark.parametrize("cpu", ["host,pmu=on", "host,pmu=off", "host"])
+@pytest.mark.parametrize("qemu_11", [False, True])
+@pytest.mark.parametrize("guarded", [False, True])
+def test_of_the_measured_cells_exactly_one_of_host_passthrough_saves(*, guarded: bool, qemu_11: bool, cpu: str) -> None:
+    element = {"": PmuElement.ABSENT, "on": PmuElement.ON, "off": PmuElement.OFF}[cpu.partition("=")[2]]
+    saves = guarded and qemu_11 and element is PmuElement.OFF
+    expected = GuardSaving.SAVED if saves else GuardSaving.OPTED_OUT if element is PmuElement.ON else GuardSaving.AVAILABLE
+    assert standing(judged(guarded=guarded, qemu_11=qemu_11, pmu=element)).guard is expected
 
 
 def test_kernel_without_dead_work_is_worth_zero_and_that_is_known() -> None:
     report = judged()
     kernel = report.host.kernel.model_copy(update={"state": KernelState.EQUIVALENT, "body": None})
-    found = standing(report.model_copy(update={"host": report.host.model_copy(update={"kernel": kernel})})).standing
+    found = standing(report.model_copy(update={"host": report.host.model_copy(update={"kernel": kernel})}))
     assert found.guard is GuardSaving.NOTHING
     assert found.saved is not None
     assert found.available is not None
@@ -104,49 +145,19 @@ def test_cycles_of_a_negative_lever_have_their_low_end_at_the_most_exits() -> No
     assert cycles(None, 10, 100) is None
 
 
-def test_row_is_made_of_the_hour_and_of_how_the_run_stands() -> None:
-    report = judged()
-    (row,) = made(report, 1000)
-    assert (row.hour, row.exits, row.revision, row.domain_name) == (NOON, 1000, 1, report.domains[0].name)
-    assert row.standing.guard is GuardSaving.SAVED
+def hour_with(exits: int, seconds: float = 600) -> dict[tuple[str, datetime], Hour]:
+    return hours([Interval(run_of(judged()), NOON + timedelta(seconds=seconds), seconds, {"exits": exits})])
 
 
-def made(
-    report: AuditReport, exits: int, *stored: LedgerRow, seconds: float = 600, known: bool = True, since: datetime = NOON
-) -> tuple[LedgerRow, ...]:
-    run = run_of(report)
-    interval = Interval(run, NOON + timedelta(seconds=seconds), seconds, {"exits": exits})
-    return rows(hours([interval]), {run.key: standing(report)} if known else {}, stored, since=since)
-
-
-def test_same_samples_again_make_no_row() -> None:
-    report = judged()
-    assert made(report, 1000, *made(report, 1000)) == ()
-
-
-def test_more_samples_of_the_hour_replace_its_row_by_a_higher_revision() -> None:
-    report = judged()
-    (row,) = made(report, 3000, *made(report, 1000), seconds=900)
-    assert (row.exits, row.revision) == (3000, 2)
-
-
-def test_row_is_never_replaced_by_one_that_rests_on_less() -> None:
-    report = judged()
-    assert made(report, 500, *made(report, 1000), seconds=300) == ()
-
-
-def test_run_that_has_ended_keeps_the_standing_of_its_last_row() -> None:
-    report = judged()
-    (first,) = made(report, 1000)
-    before = first.model_copy(update={"hour": NOON - HOUR})
-    (row,) = made(report, 1000, before, known=False)
-    assert (row.standing, row.domain_name) == (first.standing, first.domain_name)
+def test_row_is_what_was_there_with_what_the_hour_brings() -> None:
+    saved = RunStanding(guard=GuardSaving.SAVED)
+    runs = {run_of(judged()).key: ("web-1", saved)}
+    (first,) = added(hour_with(1000), runs, {})
+    assert (first.hour, first.exits, first.revision, first.domain_name, first.standing) == (NOON, 1000, 1, "web-1", saved)
+    (second,) = added(hour_with(500), runs, {(first.incarnation.key, NOON): first})
+    assert (second.exits, second.revision, second.accounted_milliseconds) == (1500, 2, 1_200_000)
 
 
 def test_run_that_nothing_is_known_of_counts_exits_and_is_worth_nothing_known() -> None:
-    (row,) = made(judged(), 1000, known=False)
-    assert (row.exits, row.standing.guard, row.standing.saved, row.standing.available) == (1000, GuardSaving.UNKNOWN, None, None)
-
-
-def test_hours_before_those_asked_for_are_left_alone() -> None:
-    assert made(judged(), 1000, since=NOON + HOUR) == ()
+    (row,) = added(hour_with(1000), {}, {})
+    assert (row.exits, row.standing) == (1000, UNKNOWN)

@@ -13,14 +13,14 @@ from exitguard.cli.report import aged, last_report, time_of
 from exitguard.cli.target import Asked, state_dir_for
 
 if TYPE_CHECKING:
-    from exitguard.savings.account import Books
-    from exitguard.store.ledger import HostLedger
+    from exitguard.savings.account import Books, Sums
+    from exitguard.store.ledger import LedgerPart, LedgerView
 
-#: What counts as now, to the full hour; and what is drawn beside it.
-_NOW, _BESIDE = timedelta(hours=1), timedelta(days=2)
+#: What is told where nothing is asked for, and what is drawn at least.
+_DAY, _BESIDE = timedelta(days=1), timedelta(days=2)
 SinceOption = Annotated[
     str | None,
-    typer.Option("--since", metavar="TIME", help="Means from the hour, or day, of then on, instead of the last two hours."),
+    typer.Option("--since", metavar="TIME", help="Beside now: from the hour, or day, of then on, instead of one day."),
 ]
 
 
@@ -49,38 +49,37 @@ def savings(
     from exitguard.report.json_document import json_text
     from exitguard.report.savings_page import savings_page
     from exitguard.savings.account import account
+    from exitguard.savings.hours import hour_of
     from exitguard.store.host import HostStore
 
     now = datetime.now(UTC)
     with HostStore.open(directory, now=now, read_only=True) as store:
         report, stale = aged(last_report(store, None), store.audited_at(), now)
-        books = _read_books(store.ledger, asked_since or now - _NOW, now)
+        view = store.ledger.read(hour_of(asked_since or now - _DAY), now, beside=_BESIDE)
     settings = load_settings(config, os.environ).settings
     costs = load_rulebook(settings.policy_files, settings.waiver_files).costs
-    found = account(report, books, read_frequency(HostTree()), costs)
+    found = account(report, _books(view), read_frequency(HostTree()), costs)
     text = json_text(found) if output_format is Format.JSON else savings_page(found, look_for(output, os.environ), stale=stale)
     write_result(text, output)
     raise typer.Exit(EXIT_COMPLIANT if found.domains and not stale else EXIT_UNKNOWN)
 
 
-def _read_books(ledger: "HostLedger", since: datetime, until: datetime) -> "Books":
-    """The ledger from the hour of `since` on; where its hours do not reach back so far any more, by days."""
-    from exitguard.model.savings import OwnUse
+def _books(view: "LedgerView") -> "Books":
     from exitguard.savings.account import Books
-    from exitguard.savings.hours import hour_of
 
-    begin = hour_of(since)
-    first, day = ledger.first_hour(), begin.replace(hour=0)
-    by_days = first is not None and begin < first and bool(ledger.sums_by_day(day, first.replace(hour=0)))
-    if by_days:
-        begin = day
-    cpu, running = ledger.own_cost(begin, until)
     return Books(
-        since=begin,
-        until=until,
-        resolution="day" if by_days else "hour",
-        by_run=ledger.days_by_run(begin, until) if by_days else ledger.sums_by_run(begin, until),
-        by_time=ledger.sums_by_day(begin, until) if by_days else ledger.sums_by_hour(min(begin, until - _BESIDE), until),
-        own=OwnUse(cpu_seconds=cpu / 1000, running_seconds=running / 1000),
-        unaccounted=ledger.unaccounted(begin, until),
+        booked_until=view.booked_until,
+        now=_sums(view.now),
+        asked=_sums(view.asked),
+        resolution=view.resolution,
+        by_time=view.by_time,
+        unaccounted=view.unaccounted,
     )
+
+
+def _sums(part: "LedgerPart") -> "Sums":
+    from exitguard.model.savings import OwnUse
+    from exitguard.savings.account import Sums
+
+    own = OwnUse(cpu_seconds=part.own_cpu_seconds, running_seconds=part.own_running_seconds)
+    return Sums(part.since, part.until, part.by_run, part.watched_seconds, own)

@@ -93,7 +93,7 @@ class Auditor:
         self.standing = standing_of(report, self.facts, self.rulebook)
         self._was_blocked, self.audited_at = len(self._blocked) > 0, report.observed_at
         self._runs = {sample.uuid: sample for sample in outcome.observation.samples.domains}
-        self._note_for_books(report, {uuid: run.incarnation for uuid, run in self._runs.items()}, of_all=True)
+        self._note_for_books(report, {uuid: run.incarnation for uuid, run in self._runs.items()})
         listing = self.facts.host.libvirt.listing
         self._tell_unanswered("libvirt", listing.reason)
         self._tell_metrics()
@@ -138,7 +138,7 @@ class Auditor:
         self._runs |= looked_at
         judged = tuple(domain.report for domain in update.domains if domain.report is not None)
         report = standing.head.model_copy(update={"domains": judged, "observed_at": update.observed_at})
-        self._note_for_books(report, {uuid: run.incarnation for uuid, run in looked_at.items()}, of_all=False)
+        self._note_for_books(report, {uuid: run.incarnation for uuid, run in looked_at.items()})
         self._tell_metrics()
         for domain in update.domains:
             with bound(domain=domain.uuid):
@@ -162,12 +162,13 @@ class Auditor:
                 self.changed(uuid)
                 continue
             domains.append(run.model_copy(update={"counters": None if counters.value is None else counters.value.get(uuid)}))
-        if not domains:
+        if counters.value is None and not domains:
             return
         store = self._usable_store()
         if store is None:
             return
         samples = Samples(
+            boot_id=self.facts.host.kernel.boot_id.value if counters.value is not None else None,
             observed_at=datetime.now(UTC),
             boottime_nanoseconds=boottime_nanoseconds(),
             boot_time=read_boot_time(tree),
@@ -185,23 +186,25 @@ class Auditor:
             return
         try:
             self._books.keep(store, datetime.now(UTC), self.pulse)
-            sums = self._books.last_hours(store, datetime.now(UTC))
+            rates = self._books.last_hours(store, datetime.now(UTC))
         except StoreError as error:
             self.conditions.holds("ledger", str(error))
         else:
             self.conditions.holds("ledger", None)
-            self.metrics.booked(sums.saved, sums.available, sums.unquantified_skips)
+            self.metrics.booked(
+                rates.saved_cycles_per_second, rates.available_cycles_per_second, rates.unquantified_available_skip_exits_per_second
+            )
 
     def read_measurements(self, files: tuple[Path, ...]) -> None:
         """Take the measurements in these files into account from the next judgement on; those before are forgotten."""
         self._books.measurements, problems = read_measurements(files)
         self.conditions.holds("measurements", " ".join(problems) or None)
 
-    def _note_for_books(self, report: AuditReport, incarnations: Mapping[str, Incarnation | None], *, of_all: bool) -> None:
+    def _note_for_books(self, report: AuditReport, incarnations: Mapping[str, Incarnation | None]) -> None:
         if self._store is None or report.host.target.kind is not TargetKind.LOCAL:
             return
         try:
-            self._books.judged(self._store, report, incarnations, self.rulebook, of_all=of_all)
+            self._books.judged(self._store, report, incarnations, self.rulebook)
         except StoreError as error:
             self.conditions.holds("ledger", str(error))
 
@@ -211,6 +214,7 @@ class Auditor:
             return
         kept = self.retention
         try:
+            self._books.keep(self._store, datetime.now(UTC), self.pulse)  # what is forgotten unbooked is lost to the ledger
             pruned = self._store.prune(
                 datetime.now(UTC), history=kept.history, samples=kept.samples, limit_bytes=kept.limit_bytes, pulse=self.pulse
             )
@@ -244,7 +248,6 @@ class Auditor:
         if self._store is not None:
             self._store.close()
             self._store = None
-            self._books.forget()
 
     def _propose(self, facts: FactsDocument, now: datetime) -> None:
         """Say that there is something to do, to whoever watches for it; where nothing is remembered, nobody does."""

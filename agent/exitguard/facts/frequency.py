@@ -24,7 +24,9 @@ def read_frequency(tree: HostTree) -> Observed[int]:
     for path, unit in _RATED:
         text = tree.read_text(path)
         if text.value is not None and _NUMBER.fullmatch(text.value.strip()):
-            return _within(path, int(text.value) * unit)
+            found = _within(path, int(text.value) * unit)
+            if found.value is not None:  # some firmware says 0
+                return found
     text = tree.read_text(_CPUINFO, limit_bytes=_LIMIT_BYTES)
     if text.value is None:
         return unseen(_CPUINFO, text.reason or "cannot be read")

@@ -1,13 +1,11 @@
 """The ledger: what each run of a domain did in each hour, and what that was worth.
 
-A row is keyed by (incarnation, hour) and is a full replacement: the highest revision wins, nothing is ever added to a row. So a row may be
-made again as often as one likes, after a kill or by another program, and counts once.
+A row is keyed by (incarnation, hour) and is a full replacement: the highest revision wins. Samples become rows in the order in which they
+were stored, each once, in one transaction with the note of how far that went; so a kill loses nothing and counts nothing twice.
 """
 
 from enum import StrEnum
 from typing import Literal
-
-from pydantic import Field
 
 from exitguard.model.pmu import LinkName
 from exitguard.model.record import Record
@@ -21,6 +19,7 @@ class GuardSaving(StrEnum):
     SAVED = "saved"  # the guard is there, and this run's PMU is off in KVM
     AVAILABLE = "available"  # it would be saved if no link were broken
     OPTED_OUT = "opted_out"  # the guest asked for its PMU: it is to keep it
+    VIOLATED = "violated"  # the guest asked for its PMU and does not get it: what that saves is nobody's gain
     NOTHING = "nothing"  # this kernel does no work that a guard would spare
     UNKNOWN = "unknown"
 
@@ -48,17 +47,20 @@ class Baseline(Record):
 
 
 class RunStanding(Record):
-    """How a run stands: which levers are in force for it, and what one exit is worth by them."""
+    """How a run stands: which levers are in force for it, and what one exit is worth by them. None of a worth: unquantified, no zero."""
 
     guard: GuardSaving
+    #: Whether the kernel has the guard, and whether KVM has cleared enable_pmu for this run; None where that is not known.
+    kernel_guard: bool | None = None
+    enable_pmu_cleared: bool | None = None
     #: The first link that does not hold, of a run whose saving is available.
-    held_back_by: LinkName | None
-    #: Whether what is saved is due to a change since the host, or the domain, was first seen.
-    attributable: bool
-    #: Per exit, against a kernel without the guard and enable_pmu set; None: unquantified, which is no zero.
-    saved: Worth | None
+    held_back_by: LinkName | None = None
+    #: Per exit, against a kernel without the guard and enable_pmu set.
+    saved: Worth | None = None
+    #: Per exit, the part of it that did not hold when the host, and the domain, were first seen.
+    attributable: Worth | None = None
     #: Per exit, what the whole chain would save beyond that.
-    available: Worth | None
+    available: Worth | None = None
 
 
 class LedgerRow(Record):
@@ -79,8 +81,6 @@ class LedgerRow(Record):
     skip_exits_low: int
     skip_exits_high: int
     standing: RunStanding
-    #: Why some of it is not accounted for, each reason once.
-    unaccounted: tuple[str, ...] = Field(default=(), max_length=8)
 
 
 class OwnCost(Record):
@@ -88,7 +88,7 @@ class OwnCost(Record):
 
     #: The full hour in UTC.
     hour: UtcTime
-    #: `boot id/start ticks`: one process, however often its hour is written.
+    #: `pid/nanoseconds since boot`: one process, however often its hour is written.
     process: str
     cpu_milliseconds: int
     #: How long the process ran in that hour.
@@ -105,12 +105,21 @@ class LedgerSum(Record):
     begin: UtcTime | None = None
     standing: RunStanding
     accounted_milliseconds: int
-    #: Of one row.
-    longest_milliseconds: int
     spread_milliseconds: int
     exits: int
     skip_exits_low: int
     skip_exits_high: int
+
+
+class Unaccounted(Record):
+    """Why exits of a run are not accounted for, and when."""
+
+    run: str
+    domain_name: str
+    reason: str
+    #: The first and the last hour in which that was so.
+    first: UtcTime
+    last: UtcTime
 
 
 def cycles(worth: Worth | None, skip_exits_low: int, skip_exits_high: int) -> tuple[int, int] | None:

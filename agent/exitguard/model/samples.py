@@ -3,6 +3,8 @@
 from typing import Self
 from uuid import UUID
 
+from pydantic import Field
+
 from exitguard.model.record import Observed, Record
 from exitguard.model.time import UtcTime
 
@@ -32,12 +34,16 @@ class Incarnation(Record):
         return cls(host_id=parts[0], domain_uuid=parts[1], boot_id=parts[2], qemu_start_ticks=int(parts[3]))
 
 
+#: Among the counters: over how many vCPUs they are summed. A sum over others says nothing of what was made meanwhile.
+VCPUS = "vcpus"
+
+
 class DomainSample(Record):
     uuid: str
     pid: int
     incarnation: Incarnation | None
-    #: KVM's own counters since the guest's start, summed over its vCPUs, by KVM's names ("exits", "io_exits", ...); None where
-    #: none were read, empty where the guest has none (TCG, an older QEMU).
+    #: KVM's own counters since the guest's start, summed over its vCPUs, by KVM's names ("exits", "io_exits", ...), and `vcpus`, over
+    #: how many; None where none were read, empty where the guest has none (TCG, an older QEMU).
     counters: dict[str, int] | None = None
 
 
@@ -48,4 +54,6 @@ class Samples(Record):
     #: CLOCK_BOOTTIME in nanoseconds at `observed_at`, so that durations survive a stepped clock.
     boottime_nanoseconds: int
     boot_time: Observed[UtcTime]
+    #: Set where the counters of all running domains were asked for and told, even if there was none.
+    boot_id: str | None = Field(default=None, exclude_if=lambda boot_id: boot_id is None)
     domains: tuple[DomainSample, ...] = ()

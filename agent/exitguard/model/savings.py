@@ -8,7 +8,7 @@ from typing import Literal
 
 from exitguard.model.documents import Tool
 from exitguard.model.kernel import Body, KernelState
-from exitguard.model.ledger import RunStanding
+from exitguard.model.ledger import RunStanding, Unaccounted
 from exitguard.model.record import Observed, Record
 from exitguard.model.time import UtcTime
 
@@ -66,10 +66,33 @@ class Period(Record):
 
 
 class OwnUse(Record):
-    """What the agent's daemon itself used of the processor in the time asked for."""
+    """What the agent's daemon itself used of the processor, and how long it ran."""
 
     cpu_seconds: float
     running_seconds: float
+
+
+class Rates(Record):
+    """The host over one time. What is unquantified is in no sum of cycles, and is told beside it."""
+
+    since: UtcTime
+    until: UtcTime
+    #: How long the host was watched, with guests or without: what the rates are means over.
+    watched_seconds: float
+    #: Against a kernel without the guard and guests with enable_pmu set; None where nothing of it is known but what is not saved.
+    saved_cycles_per_second: PerSecond | None
+    #: The part of it that came with changes since host and guests were first seen.
+    attributable_cycles_per_second: PerSecond | None
+    available_cycles_per_second: PerSecond | None
+    #: Skips of which it is not known in cycles what they save, or would.
+    unquantified_saved_skip_exits_per_second: PerSecond
+    unquantified_available_skip_exits_per_second: PerSecond
+    own: OwnUse
+    own_cycles_per_second: float | None
+    net_saved_cycles_per_second: PerSecond | None
+    saved_cores: PerSecond | None
+    available_cores: PerSecond | None
+    standings: tuple[StandingSavings, ...]
 
 
 class Worthwhile(StrEnum):
@@ -106,7 +129,7 @@ class CostUsed(Record):
 
 
 class Savings(Record):
-    """The account of one host. What is unquantified is in no sum of cycles, and is told beside it."""
+    """The account of one host: as it is now, and over a time."""
 
     schema_version: Literal[1] = 1
     tool: Tool = Tool()
@@ -116,31 +139,23 @@ class Savings(Record):
     body: Body | None
     #: When the host was last judged.
     judged_at: UtcTime
-    since: UtcTime
-    until: UtcTime
-    #: What the sums are made of.
-    resolution: Literal["hour", "day"]
-    #: How long the host was watched, with guests or without: what rates of the whole host are means over.
-    observed_seconds: float
-    saved_cycles_per_second: PerSecond | None
-    #: The part of what is saved that is due to changes since host and guests were first seen.
-    attributable_cycles_per_second: PerSecond | None
-    available_cycles_per_second: PerSecond | None
-    #: Skips of which it is not known in cycles what they save, or would.
-    unquantified_skip_exits_per_second: PerSecond
-    own: OwnUse
-    #: By which cycles become cores, and cores of the agent cycles: an assumption, since cores change their frequency.
+    #: When the last samples in the ledger were taken; None: there are none.
+    booked_until: UtcTime | None
+    #: By which cycles become cores, and processor time of the agent cycles: an assumption, since cores change their frequency.
     hertz: Observed[int]
-    own_cycles_per_second: float | None
-    net_saved_cycles_per_second: PerSecond | None
-    saved_cores: PerSecond | None
-    available_cores: PerSecond | None
+    #: Of the runs that run, by how they stand now: the hour of the last samples, and the one before.
+    now: Rates
+    #: Whether a change pays, by what is so now.
     worthwhile: Worthwhile
     worthwhile_reason: str
+    #: The time that was asked for.
+    asked: Rates
+    #: Each run of it, by how it stood.
+    domains: tuple[DomainSavings, ...]
+    #: What `asked` and `periods` are made of.
+    resolution: Literal["hour", "day"]
+    #: Oldest first; they may begin before the time that was asked for.
+    periods: tuple[Period, ...]
     costs: tuple[CostUsed, ...]
     instructions_per_exit: tuple[LeverInstructions, ...]
-    standings: tuple[StandingSavings, ...]
-    domains: tuple[DomainSavings, ...]
-    #: Oldest first; they may begin before `since`.
-    periods: tuple[Period, ...]
-    unaccounted: tuple[str, ...]
+    unaccounted: tuple[Unaccounted, ...]

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from exitguard.model.kernel import KernelState
 from exitguard.model.ledger import GuardSaving, RunStanding, Worth
-from exitguard.model.savings import DomainSavings, PerSecond, Savings, StandingSavings, Worthwhile
+from exitguard.model.savings import DomainSavings, PerSecond, Rates, Savings, StandingSavings, Worthwhile
 from exitguard.report.bars import bar, sparkline
 from exitguard.report.page import BAD, DOUBT, FAINT, GOOD, STRONG, Look, columns, counted, heading, indented, labelled, render
 from exitguard.report.words import label
@@ -40,24 +40,27 @@ def _parts(savings: Savings, look: Look, *, stale: bool) -> Iterator[RenderableT
     if not savings.domains:
         yield look.foreign(savings.hostname or savings.host_id, STRONG)
         yield look.own(
-            f"Nothing is accounted for since {savings.since:%Y-%m-%d %H:%M} UTC. `exitguard daemon` samples KVM's counters and brings the "
-            "ledger up to date every quarter of an hour.",
+            f"Nothing is accounted for since {savings.asked.since:%Y-%m-%d %H:%M} UTC. `exitguard daemon` samples KVM's counters and "
+            "brings the ledger up to date every quarter of an hour.",
             DOUBT,
         )
         return
     yield _headline(savings, look)
-    yield indented(look.own(f"{savings.worthwhile_reason}", FAINT))
-    yield Text()
-    yield labelled(look, _sums(savings, look))
-    yield heading(look, "Where it goes", "skips a second: the high bound of KVM's counters")
-    yield from _waterfall(savings, look)
-    yield heading(look, f"By {savings.resolution}", f"since {savings.periods[0].begin:%Y-%m-%d %H:%M} UTC")
-    yield labelled(look, _series(savings, look))
-    yield heading(look, "Busiest guests", "averages of the time that is accounted for")
+    yield indented(look.own(savings.worthwhile_reason, FAINT))
+    yield heading(look, "Now", f"{_span(savings.now)}, guests that run, as they stand now")
+    yield labelled(look, _sums(savings.now, look))
+    yield from _waterfall(savings.now, look)
+    yield heading(look, "Since then", f"{_span(savings.asked)}, {counted(len({each.run for each in savings.domains}), 'run')}")
+    yield labelled(look, _sums(savings.asked, look))
+    yield from _waterfall(savings.asked, look)
+    if savings.periods:
+        yield heading(look, f"By {savings.resolution}", f"since {savings.periods[0].begin:%Y-%m-%d %H:%M} UTC")
+        yield labelled(look, _series(savings, look))
+    yield heading(look, "Busiest guests", "since then, means of the time that is accounted for")
     busiest = sorted(savings.domains, key=lambda each: -each.skip_exits_per_second.high)
     yield columns(look, ("domain", "exits/s", "skips/s", "saved", "available"), (_row(each, look) for each in busiest[:_MOST_DOMAINS]))
     if len(busiest) > _MOST_DOMAINS:
-        yield indented(look.own(f"and {counted(len(busiest) - _MOST_DOMAINS, 'more')}: `--format json` has all", FAINT))
+        yield indented(look.own(f"and {counted(len(busiest) - _MOST_DOMAINS, 'more', 'more')}: `--format json` has all", FAINT))
     yield from _assumptions(savings, look)
 
 
@@ -66,37 +69,44 @@ def _headline(savings: Savings, look: Look) -> Text:
     line = look.own(f"{word}  ", style)
     line.append_text(look.foreign(savings.hostname or savings.host_id, STRONG))
     kernel = label(savings.kernel) + (f", body {savings.body}" if savings.body is not None else "")
-    runs = f"{counted(len(savings.domains), 'run')}, mean since {savings.since:%Y-%m-%d %H:%M} UTC"
-    return line.append_text(look.own(f"  kernel {kernel} · {runs}", FAINT))
+    booked = "" if savings.booked_until is None else f" · booked until {savings.booked_until:%Y-%m-%d %H:%M} UTC"
+    return line.append_text(look.own(f"  kernel {kernel}{booked}", FAINT))
 
 
-def _sums(savings: Savings, look: Look) -> Iterator[tuple[str, Text]]:
-    yield "saved now", look.own(_amount(savings.saved_cycles_per_second, savings.saved_cores))
-    yield (
-        "by changes",
-        look.own(f"{_amount(savings.attributable_cycles_per_second, None)} of it, since host and guests were first seen", FAINT),
-    )
-    yield "available", look.own(_amount(savings.available_cycles_per_second, savings.available_cores))
-    unquantified = savings.unquantified_skip_exits_per_second
-    if unquantified.high:
-        yield "unquantified", look.own(f"{_range(unquantified)} skips a second, which are in no sum", DOUBT)
-    if savings.own.running_seconds:
-        share = savings.own.cpu_seconds / savings.own.running_seconds
-        cycles = "" if savings.own_cycles_per_second is None else f", {savings.own_cycles_per_second:,.0f} cycles/s"
-        yield "the agent", look.own(f"{share:.3%} of a core{cycles}; net saved {_amount(savings.net_saved_cycles_per_second, None)}")
+def _span(rates: Rates) -> str:
+    return f"since {rates.since:%Y-%m-%d %H:%M} UTC, watched for {rates.watched_seconds / 3600:.1f} h"
+
+
+def _sums(rates: Rates, look: Look) -> Iterator[tuple[str, Text]]:
+    yield "saved", look.own(_amount(rates.saved_cycles_per_second, rates.saved_cores))
+    by_changes = rates.attributable_cycles_per_second
+    if by_changes is not None and by_changes.high:
+        yield "by changes", look.own(f"{_amount(by_changes, None)} of it, since host and guests were first seen", FAINT)
+    yield "available", look.own(_amount(rates.available_cycles_per_second, rates.available_cores))
+    unknown_saved, unknown = rates.unquantified_saved_skip_exits_per_second, rates.unquantified_available_skip_exits_per_second
+    if unknown_saved.high:
+        yield "unquantified", look.own(f"what {_range(unknown_saved)} skips a second save already is in no sum", DOUBT)
+    if unknown.high:
+        yield "unquantified", look.own(f"what {_range(unknown)} skips a second would save is in no sum", DOUBT)
+    if rates.own.running_seconds:
+        share = rates.own.cpu_seconds / rates.own.running_seconds
+        cycles = "" if rates.own_cycles_per_second is None else f", {rates.own_cycles_per_second:,.0f} cycles/s"
+        yield "the agent", look.own(f"{share:.3%} of a core{cycles}; net saved {_amount(rates.net_saved_cycles_per_second, None)}")
     else:
         yield "the agent", look.own("what it uses itself is not known for this time", DOUBT)
 
 
-def _waterfall(savings: Savings, look: Look) -> Iterator[RenderableType]:
+def _waterfall(rates: Rates, look: Look) -> Iterator[RenderableType]:
     """From all that skips to what is saved: each standing takes its part."""
-    most = sum(each.skip_exits_per_second.high for each in savings.standings)
+    most = sum(each.skip_exits_per_second.high for each in rates.standings)
     rows = []
-    for each in savings.standings:
+    for each in rates.standings:
         rate = each.skip_exits_per_second.high
         drawn = bar(rate, most, _BAR_COLUMNS, unicode=look.unicode)
         rows.append((_where(each, look), look.own(f"{rate:,.0f}"), look.own(drawn, _style(each.standing)), look.own(_worth(each.standing))))
-    yield columns(look, ("", "skips/s", "", "cycles an exit"), rows)
+    if rows:
+        yield Text()
+        yield columns(look, ("skips a second, at most", "", "", "cycles an exit"), rows)
 
 
 def _where(each: StandingSavings, look: Look) -> Text:
@@ -106,9 +116,12 @@ def _where(each: StandingSavings, look: Look) -> Text:
             held = "held back" if standing.held_back_by is None else f"held back: {label(standing.held_back_by)}"
             text = f"{held}"
         case GuardSaving.SAVED:
-            text = "saved" + (", by a change" if standing.attributable else "")
+            changed = standing.attributable is not None and standing.attributable.high > 0
+            text = "saved" + (", by a change" if changed else "")
         case GuardSaving.OPTED_OUT:
             text = "opted out"
+        case GuardSaving.VIOLATED:
+            text = "taken from guests that asked for their PMU"
         case GuardSaving.NOTHING:
             text = "nothing to save"
         case GuardSaving.UNKNOWN:
@@ -122,7 +135,7 @@ def _style(standing: RunStanding) -> str:
 
 def _worth(standing: RunStanding) -> str:
     worth = standing.saved if standing.guard is GuardSaving.SAVED else standing.available
-    if standing.guard in (GuardSaving.OPTED_OUT, GuardSaving.NOTHING):
+    if standing.guard in (GuardSaving.OPTED_OUT, GuardSaving.VIOLATED, GuardSaving.NOTHING):
         return "-"
     return "unquantified" if worth is None else f"{_ends(worth)} ({worth.provenance.replace('_', ' ')})"
 
@@ -157,7 +170,7 @@ def _assumptions(savings: Savings, look: Look) -> Iterator[RenderableType]:
     yield heading(look, "What it rests on")
     costs = {
         cost: worth.provenance
-        for each in savings.standings
+        for each in (*savings.now.standings, *savings.asked.standings)
         for worth in (each.standing.saved, each.standing.available)
         if worth is not None
         for cost in worth.costs
@@ -183,8 +196,10 @@ def _assumptions(savings: Savings, look: Look) -> Iterator[RenderableType]:
         yield indented(
             look.foreign(f"Cores at {savings.hertz.value / 1e9:.2f} GHz ({savings.hertz.source}); a hyperthread is no whole core.", FAINT)
         )
-    for reason in savings.unaccounted:
-        yield indented(look.foreign(f"not accounted for: {reason}", DOUBT))
+    for each_gap in savings.unaccounted:
+        name = each_gap.domain_name or each_gap.run
+        until = "" if each_gap.last == each_gap.first else f" to {each_gap.last:%Y-%m-%d %H:%M}"
+        yield indented(look.foreign(f"not accounted for: {name}, {each_gap.first:%Y-%m-%d %H:%M}{until}: {each_gap.reason}", DOUBT))
     spread = sum(each.spread_seconds for each in savings.domains)
     if spread:
         yield indented(

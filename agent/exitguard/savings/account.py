@@ -9,102 +9,106 @@ from datetime import datetime
 from typing import Literal
 
 from exitguard.model.documents import AuditReport
-from exitguard.model.ledger import GuardSaving, LedgerSum, RunStanding, Worth, cycles
+from exitguard.model.ledger import GuardSaving, LedgerSum, RunStanding, Unaccounted, Worth, cycles
 from exitguard.model.record import Observed
 from exitguard.model.samples import Incarnation
-from exitguard.model.savings import CostUsed, DomainSavings, OwnUse, Period, PerSecond, Savings, StandingSavings, Worthwhile
+from exitguard.model.savings import (
+    CostUsed,
+    DomainSavings,
+    OwnUse,
+    Period,
+    PerSecond,
+    Rates,
+    Savings,
+    StandingSavings,
+    Worthwhile,
+)
 from exitguard.policy.schema import Costs
 from exitguard.savings.matrix import percent_of_exit
 from exitguard.savings.worth import instructions_of_table
 
-
-@dataclass(frozen=True)
-class Books:
-    """What the ledger holds of one time, as store/ledger.py adds it up."""
-
-    since: datetime
-    until: datetime
-    resolution: Literal["hour", "day"]
-    by_run: tuple[LedgerSum, ...]
-    #: The same hours or days by time, and those before that are worth a look beside them.
-    by_time: tuple[LedgerSum, ...]
-    own: OwnUse
-    unaccounted: tuple[str, ...] = ()
+#: What a guest saves that did not ask for it is nobody's gain.
+_COUNTED = (GuardSaving.SAVED, GuardSaving.AVAILABLE, GuardSaving.OPTED_OUT, GuardSaving.UNKNOWN)
 
 
 @dataclass(frozen=True)
 class Sums:
-    """The host's rates, by standing and together; None where nothing of it is known in cycles."""
+    """What the ledger holds of one time, added up by run."""
 
-    observed_seconds: float
-    standings: tuple[StandingSavings, ...]
-
-    @property
-    def saved(self) -> PerSecond | None:
-        return _sum(each.saved_cycles_per_second for each in self.standings)
-
-    @property
-    def attributable(self) -> PerSecond | None:
-        return _sum(each.saved_cycles_per_second for each in self.standings if each.standing.attributable)
-
-    @property
-    def available(self) -> PerSecond | None:
-        return _sum(each.available_cycles_per_second for each in self.standings)
-
-    @property
-    def unquantified_skips(self) -> PerSecond:
-        unknown = (each.skip_exits_per_second for each in self.standings if _is_unquantified(each.standing))
-        return _sum(unknown) or PerSecond(low=0.0, high=0.0)
+    since: datetime
+    until: datetime
+    by_run: tuple[LedgerSum, ...]
+    watched_seconds: float
+    own: OwnUse
 
 
-def sums_of(by_run: Iterable[LedgerSum], by_time: Iterable[LedgerSum], agent_seconds: float) -> Sums:
-    """The rates of a time, from the same rows added up by run and by hour, and how long the agent ran in it.
+@dataclass(frozen=True)
+class Books:
+    """What the ledger holds, as store/ledger.py reads it."""
 
-    While the agent ran and no guest did, nothing was saved: that time counts. So does time that was accounted for afterwards.
-    """
-    seconds = max(_observed_seconds(by_time), agent_seconds)
-    return Sums(seconds, _by_standing(by_run, seconds))
+    booked_until: datetime | None
+    now: Sums
+    asked: Sums
+    resolution: Literal["hour", "day"]
+    by_time: tuple[LedgerSum, ...] = ()
+    unaccounted: tuple[Unaccounted, ...] = ()
 
 
 def account(report: AuditReport, books: Books, hertz: Observed[int], costs: Costs) -> Savings:
     """The account of the host that `report` is about; `hertz` is the frequency by which cycles become cores.
 
-    `costs` are told in instructions only: what counts in cycles is in the ledger, as it was when its rows were made.
+    `costs` are told beside the sums: what counts in cycles is in the ledger, as it was when its rows were made.
     """
-    within = [each for each in books.by_time if each.begin is not None and each.begin >= books.since]
-    sums = sums_of(books.by_run, within, books.own.running_seconds)
-    saved, available = sums.saved, sums.available
-    own = None if hertz.value is None or not books.own.running_seconds else books.own.cpu_seconds / books.own.running_seconds * hertz.value
+    now, asked = (rates_of(sums, hertz) for sums in (books.now, books.asked))
+    worthwhile, reason = _worthwhile(now)
     mitigations = None if report.host.mitigations.value is None else report.host.mitigations.value.classes
-    worthwhile, reason = _worthwhile(sums.standings, available, own, unquantified=sums.unquantified_skips.high > 0)
     return Savings(
         host_id=report.host.id,
         hostname=report.host.hostname,
         kernel=report.host.kernel.state,
         body=report.host.kernel.body,
         judged_at=report.observed_at,
-        since=books.since,
-        until=books.until,
-        resolution=books.resolution,
-        observed_seconds=sums.observed_seconds,
-        saved_cycles_per_second=saved,
-        attributable_cycles_per_second=sums.attributable,
-        available_cycles_per_second=available,
-        unquantified_skip_exits_per_second=sums.unquantified_skips,
-        own=books.own,
+        booked_until=books.booked_until,
         hertz=hertz,
+        now=now,
+        worthwhile=worthwhile,
+        worthwhile_reason=reason,
+        asked=asked,
+        domains=tuple(_domain(each) for each in books.asked.by_run),
+        resolution=books.resolution,
+        periods=_periods(books.by_time),
+        costs=_costs_used((*now.standings, *asked.standings), costs),
+        instructions_per_exit=instructions_of_table(costs, report.host.kernel.body, report.host.cpu.value, mitigations),
+        unaccounted=books.unaccounted,
+    )
+
+
+def rates_of(sums: Sums, hertz: Observed[int]) -> Rates:
+    """The host over a time, by standing and together."""
+    standings = _by_standing(sums.by_run, sums.watched_seconds)
+    counted = [each for each in standings if each.standing.guard in _COUNTED and each.skip_exits_per_second.high > 0]
+    unknown_saved = _skips(each for each in counted if each.standing.saved is None)
+    unknown_available = _skips(each for each in counted if each.standing.available is None)
+    saved = _known(_sum(each.saved_cycles_per_second for each in counted), unknown_saved)
+    available = _known(_sum(each.available_cycles_per_second for each in counted), unknown_available)
+    own = None
+    if hertz.value is not None and sums.own.running_seconds:
+        own = sums.own.cpu_seconds / sums.own.running_seconds * hertz.value
+    return Rates(
+        since=sums.since,
+        until=sums.until,
+        watched_seconds=sums.watched_seconds,
+        saved_cycles_per_second=saved,
+        attributable_cycles_per_second=_sum(_attributable(each, sums.by_run, sums.watched_seconds) for each in counted),
+        available_cycles_per_second=available,
+        unquantified_saved_skip_exits_per_second=unknown_saved,
+        unquantified_available_skip_exits_per_second=unknown_available,
+        own=sums.own,
         own_cycles_per_second=own,
         net_saved_cycles_per_second=_less(saved, own),
         saved_cores=_cores(saved, hertz),
         available_cores=_cores(available, hertz),
-        worthwhile=worthwhile,
-        worthwhile_reason=reason,
-        costs=_costs_used(sums.standings, costs),
-        instructions_per_exit=instructions_of_table(costs, report.host.kernel.body, report.host.cpu.value, mitigations),
-        standings=sums.standings,
-        domains=tuple(_domain(each) for each in books.by_run),
-        periods=_periods(books.by_time),
-        unaccounted=books.unaccounted,
+        standings=standings,
     )
 
 
@@ -125,24 +129,15 @@ def _costs_used(standings: Iterable[StandingSavings], costs: Costs) -> tuple[Cos
     )
 
 
-def _observed_seconds(by_time: Iterable[LedgerSum]) -> float:
-    """The longest that any run was accounted for in each period, added up."""
-    longest: dict[datetime, int] = {}
-    for each in by_time:
-        if each.begin is not None:
-            longest[each.begin] = max(longest.get(each.begin, 0), each.longest_milliseconds)
-    return sum(longest.values()) / 1000
-
-
 def _by_standing(by_run: Iterable[LedgerSum], seconds: float) -> tuple[StandingSavings, ...]:
-    """What saves most, or would, first."""
+    """The busiest first."""
     sums: dict[RunStanding, list[LedgerSum]] = {}
     for each in by_run:
         sums.setdefault(each.standing, []).append(each)
     found = [
         StandingSavings(
             standing=standing,
-            runs=len(runs),
+            runs=len({run.run for run in runs}),
             exits_per_second=_rate(sum(run.exits for run in runs), seconds),
             skip_exits_per_second=PerSecond(
                 low=_rate(sum(run.skip_exits_low for run in runs), seconds), high=_rate(sum(run.skip_exits_high for run in runs), seconds)
@@ -153,6 +148,10 @@ def _by_standing(by_run: Iterable[LedgerSum], seconds: float) -> tuple[StandingS
         for standing, runs in sums.items()
     ]
     return tuple(sorted(found, key=lambda each: -each.skip_exits_per_second.high))
+
+
+def _attributable(each: StandingSavings, by_run: Iterable[LedgerSum], seconds: float) -> PerSecond | None:
+    return _worth_per_second(each.standing.attributable, [run for run in by_run if run.standing == each.standing], seconds)
 
 
 def _domain(each: LedgerSum) -> DomainSavings:
@@ -181,8 +180,9 @@ def _periods(by_time: Iterable[LedgerSum]) -> tuple[Period, ...]:
             by_begin.setdefault(each.begin, []).append(each)
     periods = []
     for begin, sums in sorted(by_begin.items()):
-        saved = _added(cycles(each.standing.saved, each.skip_exits_low, each.skip_exits_high) for each in sums)
-        available = _added(cycles(each.standing.available, each.skip_exits_low, each.skip_exits_high) for each in sums)
+        counted = [each for each in sums if each.standing.guard in _COUNTED]
+        saved = _added(cycles(each.standing.saved, each.skip_exits_low, each.skip_exits_high) for each in counted)
+        available = _added(cycles(each.standing.available, each.skip_exits_low, each.skip_exits_high) for each in counted)
         periods.append(
             Period(
                 begin=begin,
@@ -196,12 +196,14 @@ def _periods(by_time: Iterable[LedgerSum]) -> tuple[Period, ...]:
     return tuple(periods)
 
 
-def _worthwhile(
-    standings: Iterable[StandingSavings], available: PerSecond | None, own: float | None, *, unquantified: bool
-) -> tuple[Worthwhile, str]:
-    open_ones = [each for each in standings if each.standing.guard is GuardSaving.AVAILABLE]
-    if not open_ones and not any(each.standing.guard is GuardSaving.UNKNOWN for each in standings):
-        return Worthwhile.NOTHING_LEFT, "no run that was accounted for could save more"
+def _worthwhile(now: Rates) -> tuple[Worthwhile, str]:
+    """By the runs that run and skip at all: a guest without exits has nothing to say."""
+    if not now.watched_seconds:
+        return Worthwhile.UNKNOWN, "the host was not watched in the last two hours: is `exitguard daemon` running?"
+    busy = [each.standing.guard for each in now.standings if each.skip_exits_per_second.high > 0]
+    if GuardSaving.AVAILABLE not in busy and GuardSaving.UNKNOWN not in busy:
+        return Worthwhile.NOTHING_LEFT, "no guest that runs now could save more"
+    available, own = now.available_cycles_per_second, now.own_cycles_per_second
     if available is None:
         return Worthwhile.UNKNOWN, "what a change would save is not known in cycles for this kernel, processor and mitigations"
     if own is None:
@@ -209,21 +211,18 @@ def _worthwhile(
     net = available.low - own
     if net > 0:
         return Worthwhile.YES, f"at least {net:,.0f} cycles a second more than the agent uses"
-    if unquantified or available.at_least:
+    if available.at_least or now.unquantified_available_skip_exits_per_second.high > 0:
         return Worthwhile.UNKNOWN, "what is known of it does not exceed what the agent uses, and a part of it is not known in cycles"
     return Worthwhile.NO, f"the low bound of what a change would save is {-net:,.0f} cycles a second less than the agent uses"
 
 
-def _is_unquantified(standing: RunStanding) -> bool:
-    match standing.guard:
-        case GuardSaving.SAVED:
-            return standing.saved is None
-        case GuardSaving.AVAILABLE:
-            return standing.available is None
-        case GuardSaving.UNKNOWN:
-            return True
-        case _:
-            return False
+def _skips(standings: Iterable[StandingSavings]) -> PerSecond:
+    return _sum(each.skip_exits_per_second for each in standings) or PerSecond(low=0.0, high=0.0)
+
+
+def _known(rate: PerSecond | None, unquantified: PerSecond) -> PerSecond | None:
+    """A zero beside which something is unquantified is no zero: nothing of it is known."""
+    return None if rate is not None and rate.low == rate.high == 0 and unquantified.high > 0 else rate
 
 
 def _worth_per_second(worth: Worth | None, runs: Iterable[LedgerSum], seconds: float) -> PerSecond | None:

@@ -46,17 +46,26 @@ def hours(intervals: Iterable[Interval]) -> dict[tuple[str, datetime], Hour]:
 
 
 def _parts(interval: Interval) -> Iterator[tuple[datetime, int, SkipExits | None]]:
-    """The hours of one interval, and of each how long, and how many exits: running totals are rounded, so that the parts make the whole."""
+    """The hours of one interval, and of each how long, and how many exits."""
     skips = None if interval.counts is None else bound(interval.counts)
-    whole = max(1, round(interval.seconds * 1000))
-    done = 0
-    began = interval.ended_at - whole * _MILLISECOND
-    begin = hour_of(began)
-    while done < whole:
-        upto = min(whole, max(done, (begin + HOUR - began) // _MILLISECOND))
-        part = None if skips is None else _share(skips, done, upto, whole)
+    whole = milliseconds_of(interval.seconds)
+    for begin, first, last in split(interval.ended_at, whole):
+        yield begin, last - first, None if skips is None else _share(skips, first, last, whole)
+
+
+def milliseconds_of(seconds: float) -> int:
+    """Whole milliseconds, at least one."""
+    return max(1, round(seconds * 1000))
+
+
+def split(ended_at: datetime, milliseconds: int) -> Iterator[tuple[datetime, int, int]]:
+    """The hours that a time which ended then lies in: when each begins, and from and to which of its milliseconds it is in it."""
+    began = ended_at - milliseconds * _MILLISECOND
+    begin, done = hour_of(began), 0
+    while done < milliseconds:
+        upto = min(milliseconds, max(done, (begin + HOUR - began) // _MILLISECOND))
         if upto > done:
-            yield begin, upto - done, part
+            yield begin, done, upto
         done, begin = upto, begin + HOUR
 
 

@@ -2,7 +2,7 @@
 
 Two levers save separately, and how much depends on the kernel's body. The matrix has some of their combinations, and a host may have
 measured others; a combination is the sum of its levers where it stands nowhere itself. A part that stands nowhere at all makes the rest
-`at least`: to clear enable_pmu never costs an exit anything (it removes work or leaves it), so what is left out is not negative.
+`at least`: to clear enable_pmu never costs an exit anything on a kernel without the guard, since it removes work or leaves it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,6 +32,7 @@ PMU_OFF_UNGUARDED = Lever("pmu_off", guard=False)
 LEVERS = (GUARD, BOTH, GUARD_WITH_PMU_ON, PMU_OFF_GUARDED, PMU_OFF_UNGUARDED)
 #: By lever, what it saves of an exit.
 Levers = Mapping[Lever, Worth]
+NOTHING = Worth(provenance="table", low=0, high=0, costs=())
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,26 @@ def instructions_of_table(
 
 def saved_in(cell: Cell, levers: Levers) -> Worth | None:
     """What an exit costs less than without the guard and with enable_pmu set; None where that is in no lever."""
-    if not cell.guard and not cell.cleared:
-        return Worth(provenance="table", low=0, high=0, costs=())
-    if not cell.cleared:
-        return levers.get(GUARD_WITH_PMU_ON)
-    if not cell.guard:
-        return levers.get(PMU_OFF_UNGUARDED)
+    return change(Cell(guard=False, cleared=False), cell, levers)
+
+
+def available_in(cell: Cell, levers: Levers) -> Worth | None:
+    """What an exit would cost less than now with the guard and enable_pmu cleared; None where that is in no lever."""
+    return change(cell, Cell(guard=True, cleared=True), levers)
+
+
+def change(before: Cell, after: Cell, levers: Levers) -> Worth | None:
+    """What an exit costs less in `after` than in `before`: one lever, two after another, or the way back; None where that is in none."""
+    if before == after:
+        return NOTHING
+    if (before.guard, before.cleared) > (after.guard, after.cleared):
+        return _negated(change(after, before, levers))
+    if before.guard == after.guard:
+        return levers.get(PMU_OFF_GUARDED if before.guard else PMU_OFF_UNGUARDED)
+    if before.cleared == after.cleared:
+        return levers.get(GUARD if before.cleared else GUARD_WITH_PMU_ON)
+    if before.cleared:  # the guard came, and the PMU was switched on again
+        return _sum(levers.get(GUARD), _negated(levers.get(PMU_OFF_GUARDED)))
     return _first(
         levers.get(BOTH),
         _sum(levers.get(PMU_OFF_UNGUARDED), levers.get(GUARD)),
@@ -80,15 +95,11 @@ def saved_in(cell: Cell, levers: Levers) -> Worth | None:
     )
 
 
-def available_in(cell: Cell, levers: Levers) -> Worth | None:
-    """What an exit would cost less than now with the guard and enable_pmu cleared; None where that is in no lever."""
-    if cell.guard and cell.cleared:
-        return Worth(provenance="table", low=0, high=0, costs=())
-    if cell.cleared:
-        return levers.get(GUARD)
-    if cell.guard:
-        return levers.get(PMU_OFF_GUARDED)
-    return saved_in(Cell(guard=True, cleared=True), levers)
+def _negated(worth: Worth | None) -> Worth | None:
+    """The way back; of what is known from below only, nothing is known."""
+    if worth is None or worth.at_least:
+        return None
+    return worth.model_copy(update={"low": -worth.high, "high": -worth.low})
 
 
 def _first(*found: Worth | None) -> Worth | None:

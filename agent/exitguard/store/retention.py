@@ -19,6 +19,7 @@ from sqlalchemy import Column, ColumnElement, Connection, delete, func, literal,
 
 from exitguard.model.time import to_microseconds
 from exitguard.store.database import Database
+from exitguard.store.ledger import HostLedger
 from exitguard.store.tables import UPDATE, facts_document, gap, observation, samples, section, spool, transition
 
 #: What one transaction deletes at most: well under a second of work, even on a slow disk.
@@ -50,12 +51,14 @@ class Pruning:
         self._forget_before(lambda connection, _: _last_full(connection, last + 1))
 
     def fit(self, limit_bytes: int) -> None:
-        """Forget the oldest samples, then the oldest history, until no more than `limit_bytes` are used, or nothing more may go."""
+        """Forget the oldest samples, hours of the ledger, then history, until no more than `limit_bytes` are used, or no more may go."""
         while (excess := self.database.used_bytes() - limit_bytes) > 0:
             forgotten = self._forget_batch(samples.c.id, samples.c.body, samples.c.id, _but_last(samples.c.id), most_bytes=excess)
             if not forgotten:
                 break
             self.samples += forgotten
+        while self.database.used_bytes() > limit_bytes and HostLedger(self.database).forget_oldest_day():
+            self.pulse()
         while self.database.used_bytes() > limit_bytes and self._forget_before(_step):
             pass
 

@@ -140,17 +140,23 @@ gap = Table(
 )
 Index("gap_by_seq", gap.c.seq)
 
-#: Runs of domains that the ledger names, by a number that is shorter than their key.
+#: Runs of domains: how each stands, and the last look at its counters that was booked.
 ledger_run = Table(
     "ledger_run",
     metadata,
     Column("id", Integer, primary_key=True),
     #: model.samples.Incarnation.key
     Column("incarnation", Text, nullable=False, unique=True),
+    Column("domain_uuid", Text, nullable=False),
     Column("domain_name", Text, nullable=False),
+    Column("standing_id", Integer, ForeignKey("ledger_standing.id"), nullable=False),
+    #: Null before its first look.
+    Column("look_boottime_nanoseconds", BigInteger),
+    #: JSON.
+    Column("look_counters", Text),
 )
 
-#: How runs stand, each way once: JSON of model.ledger.Standing.
+#: How runs stand, each way once: JSON of model.ledger.RunStanding.
 ledger_standing = Table(
     "ledger_standing",
     metadata,
@@ -171,8 +177,6 @@ ledger_hour = Table(
     Column("exits", BigInteger, nullable=False),
     Column("skip_exits_low", BigInteger, nullable=False),
     Column("skip_exits_high", BigInteger, nullable=False),
-    #: JSON: why some of it is not accounted for; null where all is.
-    Column("unaccounted", Text),
     sqlite_with_rowid=False,
 )
 Index("ledger_hour_by_run", ledger_hour.c.run_id, ledger_hour.c.hour)
@@ -193,7 +197,25 @@ ledger_day = Table(
     sqlite_with_rowid=False,
 )
 
-#: What was so at first sight of the host and of each domain; written once, never changed, never forgotten.
+#: Why exits of a run in an hour are not accounted for.
+ledger_unaccounted = Table(
+    "ledger_unaccounted",
+    metadata,
+    Column("hour", BigInteger, primary_key=True),
+    Column("run_id", Integer, ForeignKey("ledger_run.id"), primary_key=True),
+    Column("reason", Text, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+#: How long the host was watched in an hour, with guests or without.
+ledger_watched = Table(
+    "ledger_watched",
+    metadata,
+    Column("hour", BigInteger, primary_key=True),
+    Column("milliseconds", BigInteger, nullable=False),
+)
+
+#: What was so at first sight of the host and of each domain; written once, never changed.
 ledger_baseline = Table(
     "ledger_baseline",
     metadata,
@@ -209,9 +231,23 @@ ledger_own_cost = Table(
     "ledger_own_cost",
     metadata,
     Column("hour", BigInteger, primary_key=True),
-    #: boot id/start ticks of the process
+    #: model.ledger.OwnCost.process
     Column("process", Text, primary_key=True),
     Column("cpu_milliseconds", BigInteger, nullable=False),
     Column("running_milliseconds", BigInteger, nullable=False),
     sqlite_with_rowid=False,
+)
+
+#: One row: how far the samples are booked.
+ledger_cursor = Table(
+    "ledger_cursor",
+    metadata,
+    Column("id", Integer, CheckConstraint("id = 1", name="ledger_cursor_is_one_row"), primary_key=True),
+    Column("samples_id", Integer, nullable=False),
+    #: Of the last samples in which counters were told: null before there were any.
+    Column("boot_id", Text),
+    Column("boottime_nanoseconds", BigInteger),
+    Column("observed_at", BigInteger),
+    #: Hours before this are forgotten: their days are complete, and only added to.
+    Column("hours_since", BigInteger, nullable=False),
 )

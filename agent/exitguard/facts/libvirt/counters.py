@@ -13,6 +13,7 @@ from exitguard.facts.libvirt.conversation import Conversation, Counters, Failed
 from exitguard.facts.libvirt.patience import Patience
 from exitguard.facts.libvirt.words import keep_quiet
 from exitguard.model.record import Observed, seen, unseen
+from exitguard.model.samples import VCPUS
 
 _SOURCE = "libvirt: domain statistics, vcpu.*.sum"
 #: Those that count exits, or bound how many of them skipped an instruction.
@@ -32,7 +33,7 @@ KEPT = frozenset(
         "guest_mode",
     }
 )
-_NAME = re.compile(r"vcpu\.[0-9]{1,5}\.([a-z_]{1,40})\.sum")
+_NAME = re.compile(r"vcpu\.(?P<vcpu>[0-9]{1,5})\.(?P<counter>[a-z_]{1,40})\.sum")
 _MAX_COUNT = (1 << 64) - 1
 
 
@@ -66,10 +67,14 @@ def read_counters(uri: str, patience: Patience) -> Observed[dict[str, dict[str, 
 
 
 def sum_over_vcpus(statistics: Mapping[str, Any]) -> dict[str, int]:
-    """The kept counters out of one domain's statistics; what is no count, or is not kept, is left out."""
+    """The kept counters out of one domain's statistics, and over how many vCPUs; what is no count, or is not kept, is left out."""
     totals: dict[str, int] = {}
+    vcpus: set[str] = set()
     for name, value in statistics.items():
         match = _NAME.fullmatch(name)
-        if match is not None and match[1] in KEPT and isinstance(value, int) and 0 <= value <= _MAX_COUNT:
-            totals[match[1]] = totals.get(match[1], 0) + value
+        if match is not None and match["counter"] in KEPT and isinstance(value, int) and 0 <= value <= _MAX_COUNT:
+            totals[match["counter"]] = totals.get(match["counter"], 0) + value
+            vcpus.add(match["vcpu"])
+    if totals:
+        totals[VCPUS] = len(vcpus)
     return totals
