@@ -85,6 +85,6 @@ def accounted(
     now = Sums(NOON, NOON + timedelta(hours=1), sums, watched_seconds, own)
     asked = Sums(NOON, NOON + timedelta(hours=1), (*before, *sums), watched_seconds, own)
     books = Books(
-        booked_until=NOON + timedelta(hours=1), now=now, asked=asked, resolution="hour", by_time=(*before, *sums), unaccounted=gaps
+        booked_until=NOON + timedelta(hours=1), present=now, asked=asked, resolution="hour", by_time=(*before, *sums), unaccounted=gaps
     )
     return account(REPORT, books, HERTZ if hertz else unseen("a test", "not known"), SHIPPED.costs)

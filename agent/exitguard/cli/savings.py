@@ -69,7 +69,7 @@ def _books(view: "LedgerView") -> "Books":
 
     return Books(
         booked_until=view.booked_until,
-        now=_sums(view.now),
+        present=_sums(view.now),
         asked=_sums(view.asked),
         resolution=view.resolution,
         by_time=view.by_time,

@@ -47,7 +47,7 @@ class Books:
     """What the ledger holds, as store/ledger.py reads it."""
 
     booked_until: datetime | None
-    now: Sums
+    present: Sums
     asked: Sums
     resolution: Literal["hour", "day"]
     by_time: tuple[LedgerSum, ...] = ()
@@ -59,7 +59,7 @@ def account(report: AuditReport, books: Books, hertz: Observed[int], costs: Cost
 
     `costs` are told beside the sums: what counts in cycles is in the ledger, as it was when its rows were made.
     """
-    now, asked = (rates_of(sums, hertz) for sums in (books.now, books.asked))
+    now, asked = (rates_of(sums, hertz) for sums in (books.present, books.asked))
     worthwhile, reason = _worthwhile(now)
     mitigations = None if report.host.mitigations.value is None else report.host.mitigations.value.classes
     return Savings(
