@@ -5,6 +5,7 @@ from typing import Any
 from exitguard.model.cloud import CloudFacts
 from exitguard.model.documents import AuditReport, FactsDocument, KernelInspection
 from exitguard.model.instance import CloudReport
+from exitguard.model.measurement import Measurement
 from exitguard.model.plan import Plan
 from exitguard.model.record import Record
 from exitguard.model.samples import Samples
@@ -25,6 +26,7 @@ _DOCUMENTS: dict[str, type[Record]] = {
     "cloud-tenant": TenantReport,
     "facts": FactsDocument,
     "kernel-inspection": KernelInspection,
+    "measurement": Measurement,
     "plan": Plan,
     "run": RunStatus,
     "samples": Samples,

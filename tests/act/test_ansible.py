@@ -109,9 +109,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mixed]:
         if len(seen.progress) == 1:
             files = [path for path in directory.rglob("*") if not path.is_symlink()]
             seen.modes = {str(path.relative_to(directory)): stat.S_IMODE(path.lstat().st_mode) for path in [directory, *files]}
-            seen.words = " ".join(
-                path.read_bytes().decode(errors="replace") for path in Path("/proc").glob("[0-9]*/cmdline") if readable(path)
-            )
+            seen.words = " ".join(text_of(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
             seen.written = everything_in(directory)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -132,16 +130,16 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mixed]:
     assert not (folder / "spied").exists(), "a callback plugin of the user's was loaded"
 
 
-def readable(path: Path) -> bool:
+def text_of(path: Path) -> str:
+    """What the file holds; nothing where it, or the process it tells of, is gone meanwhile."""
     try:
-        path.read_bytes()
-    except OSError:  # ended meanwhile
-        return False
-    return True
+        return path.read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def everything_in(directory: Path) -> str:
-    return "".join(path.read_bytes().decode(errors="replace") for path in directory.rglob("*") if path.is_file() and readable(path))
+    return "".join(text_of(path) for path in directory.rglob("*") if path.is_file())
 
 
 def test_host_that_does_well_is_ok_with_what_it_collected(mixed: Mixed) -> None:
@@ -386,6 +384,5 @@ def ssh_masters() -> list[str]:
     return [
         title
         for path in Path("/proc").glob("[0-9]*/cmdline")
-        if readable(path)
-        and re.match(r"ssh: /.*/exitguard-[0-9a-f]{12}/.*\[mux\]", title := path.read_bytes().rstrip(b"\0").decode(errors="replace"))
+        if re.match(r"ssh: /.*/exitguard-[0-9a-f]{12}/.*\[mux\]", title := text_of(path).rstrip("\0"))
     ]

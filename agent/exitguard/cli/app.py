@@ -15,6 +15,7 @@ from exitguard.cli import (
     explain,
     facts,
     kernel,
+    measure,
     nova,
     plan,
     policy,
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.command("audit")(audit.audit)
 app.command("report")(report.report)
 app.command("savings")(savings.savings)
+app.command("measure")(measure.measure)
 app.command("explain")(explain.explain)
 app.command("doctor")(doctor.doctor)
 app.command("facts")(facts.facts)

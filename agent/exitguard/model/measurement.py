@@ -8,22 +8,13 @@ from typing import Literal
 
 from exitguard.model.documents import Tool
 from exitguard.model.host import Cpu, Mitigations
+from exitguard.model.loop import Loop as Loop  # noqa: PLC0414 - part of this vocabulary; apart, so that it is known without pydantic
 from exitguard.model.record import Observed, Record
 from exitguard.model.time import UtcTime
 
 #: Exits that the guest's code does not make, interrupts of the host above all: 1,000 a second and CPU, of some million; with room.
 _MOST_UNASKED_SHARE = 0.05
 _MOST_UNASKED = 100
-
-
-class Loop(StrEnum):
-    """What the guest does over and over. KVM handles every one of them in the kernel, and each ends in a skipped instruction."""
-
-    CPUID = "cpuid"
-    MSR = "msr"  # RDMSR of IA32_APIC_BASE, which KVM always intercepts
-    IO = "io"  # OUT to a port behind which KVM signals an eventfd
-    HYPERCALL = "hypercall"  # KVM_HC_VAPIC_POLL_IRQ, which does nothing
-    HLT = "hlt"  # a hypercall that wakes this very vCPU, then HLT: two exits
 
 
 class Arm(StrEnum):

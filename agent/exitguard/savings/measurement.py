@@ -30,7 +30,7 @@ MOST_FREQUENCY_SPREAD = 0.02
 #: The TSC against the kernel's clock; a stepping TSC is off by far more.
 MOST_RATE_DIFFERENCE = 0.01
 #: Of the groups, those in which another thread ran. What is left out is told.
-MOST_DISTURBED_SHARE = 0.5
+MOST_DISTURBED_SHARE = 0.75
 #: Below this, reading the clock in a program says nothing about a rate.
 _LEAST_SPAN_NANOSECONDS = 50_000_000
 
@@ -59,6 +59,9 @@ def judge_reading(reading: ProbeReading, pick: Pick) -> Measured:
     """The figures of a reading with all its checks."""
     if reading.refused is not None:
         return Measured(loops=(), checks=reading.checks, refused=reading.refused)
+    enough = _enough(reading.loops)
+    if enough.outcome is CheckOutcome.FAILED:
+        return Measured(loops=(), checks=(*reading.checks, enough), refused=_first_failed([enough]))
     rounds = [each for loop in reading.loops for each in loop.rounds]
     kept = {loop.loop: _undisturbed(loop) for loop in reading.loops}
     undisturbed = [each for groups in kept.values() for group in groups for each in group]
@@ -68,7 +71,7 @@ def judge_reading(reading: ProbeReading, pick: Pick) -> Measured:
         _rate(reading, undisturbed),
         _steal(reading.loops),
         _frequency(undisturbed),
-        _enough(reading.loops),
+        enough,
         _disturbance(reading.loops),
     ]
     failed = _first_failed(checks)
@@ -86,6 +89,11 @@ def caveats(reading: ProbeReading, cpu: Cpu | None, *, enable_pmu: bool | None) 
         "A tight loop is the best case for caches and branch predictors; an interval covers sampling alone.",
         "Times are ticks of the TSC, which counts at its own rate. They are core cycles only where those are given beside them.",
     ]
+    if any(each.cycles_per_tick is None for loop in reading.loops for each in loop.rounds):
+        found.append(
+            "Core cycles are not known: /dev/cpu/N/msr could not be read. The ledger counts in cycles and cannot use this measurement; "
+            "load the msr module (modprobe msr) and measure as root."
+        )
     if reading.both_arms:
         found.append(
             "The contrast is a cost: as created less PMU off. It is evidence on the guard only for body A on AMD; elsewhere machine code "
@@ -234,22 +242,29 @@ def _frequency(rounds: Sequence[Round]) -> Check:
 
 
 def _enough(readings: Sequence[LoopReading]) -> Check:
-    least = min((len(_groups(reading)) for reading in readings), default=0)
-    detail = f"{least} groups of rounds were made of each loop in the time, expected at least {LEAST_GROUPS}"
-    return _check("enough rounds", detail, held=least >= LEAST_GROUPS)
+    made = {reading.loop: len(_groups(reading)) for reading in readings}
+    fewest = min(made, key=lambda loop: made[loop], default=None)
+    least = made[fewest] if fewest is not None else 0
+    groups = "1 whole group" if least == 1 else f"{least} whole groups"
+    which = f"of the {fewest} loop" if fewest is not None else "of any loop"
+    return _check(
+        "enough rounds", f"{groups} of rounds {which} were made in the time, expected at least {LEAST_GROUPS}", held=least >= LEAST_GROUPS
+    )
 
 
 def _disturbance(readings: Sequence[LoopReading]) -> Check:
     worst = max(readings, key=_disturbed_share)
     made, left = len(_groups(worst)), len(_undisturbed(worst))
-    detail = f"another thread took the CPU in {made - left} of {made} groups of rounds of the {worst.loop} loop, which are left out"
+    detail = (
+        f"another thread took the CPU in {made - left} of {made} groups of rounds of the {worst.loop} loop, which are left out; expected "
+        f"at least {LEAST_GROUPS} that are left, and {1 - MOST_DISTURBED_SHARE:.0%} of them"
+    )
     held = _disturbed_share(worst) <= MOST_DISTURBED_SHARE and left >= LEAST_GROUPS
     return _check("undisturbed", detail, held=held)
 
 
 def _disturbed_share(reading: LoopReading) -> float:
-    made = len(_groups(reading))
-    return 1 - len(_undisturbed(reading)) / made if made else 1.0
+    return 1 - len(_undisturbed(reading)) / len(_groups(reading))
 
 
 def _noise(loops: Sequence[LoopResult]) -> Check:

@@ -22,7 +22,7 @@ from exitguard.model.ledger import GuardSaving, RunStanding, Worth
 from exitguard.model.pmu import ChainState, PmuElement
 from exitguard.model.samples import Incarnation
 from exitguard.policy.schema import Costs, Rulebook
-from exitguard.savings.ledger import judged_runs
+from exitguard.savings.ledger import standings_of
 from exitguard.savings.worth import Lever, Levers, instructions_of_table
 
 #: How far what is counted may be from what is predicted: half a percent of an exit, a sixteenth of what the guard is worth. Interrupts of
@@ -143,7 +143,8 @@ def _standing(host: HostRun, uuid: str, report: AuditReport, costs: Costs) -> Ru
     if boot_id is None:
         raise ValueError(f"the host of {host.variant} has no boot id: its runs cannot be named")
     run = Incarnation(host_id=report.host.id, domain_uuid=uuid, boot_id=boot_id, qemu_start_ticks=0)
-    return judged_runs(report, {uuid: run}, {}, levers_in_instructions(report, costs))[run.key].standing
+    _name, standing = standings_of(report, {uuid: run}, {}, levers_in_instructions(report, costs))[run.key]
+    return standing
 
 
 def levers_in_instructions(report: AuditReport, costs: Costs) -> Levers:
