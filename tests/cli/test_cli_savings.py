@@ -40,6 +40,8 @@ def state(tmp_path: Path) -> Callable[[timedelta], None]:
     def store(age: timedelta) -> None:
         begin = datetime.now(UTC) - age
         observation = store_builders.observe(begin, domains=2)
+        (tmp_path / "state").mkdir()
+        (tmp_path / "state" / "host-id").write_text(f"{store_builders.HOST_ID}\n")
         with HostStore.open(tmp_path / "state", now=begin) as opened:
             opened.record(observation, store_builders.judge(observation))
             for minutes, exits in ((0, 1000), (5, 31_000), (10, 61_000)):
@@ -88,3 +90,20 @@ def test_host_that_was_never_audited_is_told_so(exitguard: Run) -> None:
     assert result.returncode != 0
     assert result.stdout == ""
     assert "exitguard audit" in result.stderr
+
+
+def test_report_says_what_is_saved_now_and_one_of_an_earlier_time_does_not(exitguard: Run, state: Callable[[timedelta], None]) -> None:
+    state(timedelta(hours=1))
+    document = json.loads(exitguard("report", "--format", "json").stdout)
+    Draft202012Validator(schema("audit")).validate(document)
+    savings = json.loads(exitguard("savings", "--format", "json").stdout)
+    assert document["savings"]["now"]["standings"] == savings["now"]["standings"] != []
+    assert document["savings"]["booked_until"] == savings["booked_until"]
+    assert "savings unquantified saved unquantified, available unquantified" in " ".join(exitguard("report").stdout.split())
+    earlier = (datetime.now(UTC) - timedelta(minutes=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert json.loads(exitguard("report", "--at", earlier, "--format", "json").stdout)["savings"] is None
+
+
+def test_audit_of_a_host_without_a_ledger_says_nothing_of_savings(exitguard: Run) -> None:
+    document = json.loads(exitguard("audit", "--connect", "test:///default", "--format", "json").stdout)
+    assert document["savings"] is None

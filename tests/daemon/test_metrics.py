@@ -23,7 +23,7 @@ from exitguard.model.documents import KernelReport, Summary
 from exitguard.model.finding import Verdict
 from exitguard.model.kernel import KernelState
 from exitguard.model.pmu import ChainState
-from exitguard.model.savings import PerSecond
+from exitguard.model.rates import PerSecond
 
 JOBS = ("audit", "samples", "retention")
 RULES = ("HOST-KERNEL-GUARD", "DOM-PMU-LIVE")

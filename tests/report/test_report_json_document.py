@@ -16,7 +16,7 @@ def test_reading_it_back_gives_the_same_report(build: SimpleNamespace) -> None:
 
 def test_keys_are_in_the_order_of_the_model(build: SimpleNamespace) -> None:
     document = json.loads(json_text(build.report()))
-    assert list(document) == ["schema_version", "tool", "observed_at", "policy", "host", "domains", "findings", "summary"]
+    assert list(document) == ["schema_version", "tool", "observed_at", "policy", "host", "domains", "findings", "summary", "savings"]
 
 
 @pytest.mark.parametrize("name", ["\x1b[31m", "\u202e\u200b", "[red]", "日本語", "\x7f\x9b", "a\nb", "x" * 10_000])

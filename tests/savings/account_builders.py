@@ -8,8 +8,9 @@ from exitguard.audit.judge import judge
 from exitguard.model.host import Cpu, MitigationClass, Mitigations
 from exitguard.model.ledger import GuardSaving, LedgerSum, RunStanding, Unaccounted, Worth
 from exitguard.model.pmu import LinkName
+from exitguard.model.rates import OwnUse
 from exitguard.model.record import seen, unseen
-from exitguard.model.savings import OwnUse, Savings
+from exitguard.model.savings import Savings
 from exitguard.policy.load import load_rulebook
 from exitguard.savings.account import Books, Sums, account
 

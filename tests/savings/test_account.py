@@ -22,7 +22,7 @@ from account_builders import (
 from exitguard.model.host import Cpu, MitigationClass
 from exitguard.model.kernel import Body
 from exitguard.model.ledger import GuardSaving, RunStanding
-from exitguard.model.savings import PerSecond, Worthwhile
+from exitguard.model.rates import PerSecond, Worthwhile
 from exitguard.savings.matrix import percent_of_exit
 from exitguard.savings.worth import Cell, available_in, levers_of_table, saved_in
 

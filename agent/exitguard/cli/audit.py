@@ -2,9 +2,11 @@
 
 import os
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import typer
 
+from exitguard.cli.ledger import with_savings
 from exitguard.cli.log import configure_logging
 from exitguard.cli.options import (
     ConfigOption,
@@ -20,7 +22,7 @@ from exitguard.cli.options import (
     WaiversOption,
 )
 from exitguard.cli.output import look_for, note, write_result
-from exitguard.cli.target import Asked, request_for, unstored_notice
+from exitguard.cli.target import Asked, request_for, state_dir_for, unstored_notice
 
 
 def audit(
@@ -50,7 +52,7 @@ def audit(
     from exitguard.report.table import audit_table
 
     outcome = run_audit(request)
-    report = outcome.report
+    report = outcome.report if sysroot is not None else with_savings(outcome.report, state_dir_for(what, os.environ), datetime.now(UTC))
     structlog.get_logger().info(
         "audit.finished", domains=len(report.domains), exit_code=report.summary.exit_code, **report.summary.by_verdict
     )

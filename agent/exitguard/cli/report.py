@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from exitguard.cli.ledger import with_savings_of
 from exitguard.cli.log import configure_logging
 from exitguard.cli.options import ConfigOption, Format, FormatOption, OutputOption, StateDirOption
 from exitguard.cli.output import look_for, note, write_result
@@ -48,6 +49,7 @@ def report(
         stored, stale = aged(last_report(store, asked_at), store.audited_at(asked_at), asked_at or now)
         if asked_at is None:
             _tell_losses(store, stored.observed_at)
+            stored = with_savings_of(stored, store, now)
         text = (
             _report(stored, output_format, output, stale=stale)
             if asked_since is None

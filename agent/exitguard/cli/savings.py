@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from exitguard.cli.ledger import sums_of
 from exitguard.cli.log import configure_logging
 from exitguard.cli.options import ConfigOption, Format, FormatOption, OutputOption, StateDirOption
 from exitguard.cli.output import look_for, write_result
@@ -13,8 +14,8 @@ from exitguard.cli.report import aged, last_report, time_of
 from exitguard.cli.target import Asked, state_dir_for
 
 if TYPE_CHECKING:
-    from exitguard.savings.account import Books, Sums
-    from exitguard.store.ledger import LedgerPart, LedgerView
+    from exitguard.savings.account import Books
+    from exitguard.store.ledger import LedgerView
 
 #: What is told where nothing is asked for, and what is drawn at least.
 _DAY, _BESIDE = timedelta(days=1), timedelta(days=2)
@@ -69,17 +70,9 @@ def _books(view: "LedgerView") -> "Books":
 
     return Books(
         booked_until=view.booked_until,
-        present=_sums(view.now),
-        asked=_sums(view.asked),
+        present=sums_of(view.now),
+        asked=sums_of(view.asked),
         resolution=view.resolution,
         by_time=view.by_time,
         unaccounted=view.unaccounted,
     )
-
-
-def _sums(part: "LedgerPart") -> "Sums":
-    from exitguard.model.savings import OwnUse
-    from exitguard.savings.account import Sums
-
-    own = OwnUse(cpu_seconds=part.own_cpu_seconds, running_seconds=part.own_running_seconds)
-    return Sums(part.since, part.until, part.by_run, part.watched_seconds, own)

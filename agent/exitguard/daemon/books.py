@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from exitguard.bookkeeping import keep_books, note_judgement
@@ -11,9 +11,9 @@ from exitguard.facts.clock import boottime_nanoseconds
 from exitguard.model.documents import AuditReport
 from exitguard.model.ledger import OwnCost
 from exitguard.model.measurement import Measurement
+from exitguard.model.rates import OwnUse, Rates
 from exitguard.model.record import unseen
 from exitguard.model.samples import Incarnation
-from exitguard.model.savings import OwnUse, Rates
 from exitguard.policy.schema import Rulebook
 from exitguard.savings.account import Sums, rates_of
 from exitguard.savings.hours import hour_of
@@ -75,6 +75,6 @@ class Books:
 
     def last_hours(self, store: "HostStore", now: datetime) -> Rates:
         """How it is now, in cycles."""
-        part = store.ledger.read(now, now, beside=timedelta()).now
+        _booked_until, part = store.ledger.read_now(now)
         own = OwnUse(cpu_seconds=part.own_cpu_seconds, running_seconds=part.own_running_seconds)
         return rates_of(Sums(part.since, part.until, part.by_run, part.watched_seconds, own), unseen("metrics", "in cycles only"))

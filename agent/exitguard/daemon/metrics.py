@@ -24,7 +24,7 @@ from exitguard.model.documents import KernelReport, Summary
 from exitguard.model.finding import EXIT_UNKNOWN, Verdict
 from exitguard.model.kernel import KernelState
 from exitguard.model.pmu import ChainState
-from exitguard.model.savings import PerSecond
+from exitguard.model.rates import PerSecond
 from exitguard.report.text import visible
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from exitguard.model.host import Cpu, HostFacts, KvmFacts, LibvirtFacts, Mitigat
 from exitguard.model.kernel import Body, KernelState
 from exitguard.model.machine_code import MachineCode
 from exitguard.model.pmu import Chain, PmuSetting
+from exitguard.model.rates import HostSavings
 from exitguard.model.record import Observed, Record
 from exitguard.model.samples import Samples
 from exitguard.model.time import UtcTime
@@ -128,6 +129,8 @@ class AuditReport(Record):
     domains: tuple[DomainReport, ...]
     findings: tuple[Finding, ...]
     summary: Summary
+    #: What the ledger of this host says of now; None where no daemon keeps one, and in a report of an earlier time. It is never stored.
+    savings: HostSavings | None = None
 
 
 class DomainUpdate(Record):

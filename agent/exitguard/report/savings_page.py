@@ -7,7 +7,9 @@ from rich.text import Text
 
 from exitguard.model.kernel import KernelState
 from exitguard.model.ledger import GuardSaving, RunStanding, Worth
-from exitguard.model.savings import DomainSavings, PerSecond, Rates, Savings, StandingSavings, Worthwhile
+from exitguard.model.rates import Rates, StandingSavings
+from exitguard.model.savings import DomainSavings, Savings
+from exitguard.report.amounts import ANSWERS, amount, cycles_a_second, span
 from exitguard.report.bars import bar, sparkline
 from exitguard.report.page import BAD, DOUBT, FAINT, GOOD, STRONG, Look, columns, counted, heading, indented, labelled, render
 from exitguard.report.words import label
@@ -15,17 +17,10 @@ from exitguard.report.words import label
 _MOST_DOMAINS = 20
 _MOST_PERIODS = 60
 _BAR_COLUMNS = 24
-_LEAST_CORES = 0.0001
 _LEVERS = {
     "guard": "the guard, of a guest whose PMU is off",
     "pmu_off": "the PMU off, on this kernel",
     "guard_and_pmu_off": "both together",
-}
-_ANSWERS = {
-    Worthwhile.YES: ("WORTH CHANGING", GOOD),
-    Worthwhile.NO: ("NOT WORTH CHANGING HERE", DOUBT),
-    Worthwhile.NOTHING_LEFT: ("NOTHING LEFT TO SAVE", GOOD),
-    Worthwhile.UNKNOWN: ("UNQUANTIFIED", DOUBT),
 }
 
 
@@ -65,7 +60,7 @@ def _parts(savings: Savings, look: Look, *, stale: bool) -> Iterator[RenderableT
 
 
 def _headline(savings: Savings, look: Look) -> Text:
-    word, style = _ANSWERS[savings.worthwhile]
+    word, style = ANSWERS[savings.worthwhile]
     line = look.own(f"{word}  ", style)
     line.append_text(look.foreign(savings.hostname or savings.host_id, STRONG))
     kernel = label(savings.kernel) + (f", body {savings.body}" if savings.body is not None else "")
@@ -78,20 +73,20 @@ def _span(rates: Rates) -> str:
 
 
 def _sums(rates: Rates, look: Look) -> Iterator[tuple[str, Text]]:
-    yield "saved", look.own(_amount(rates.saved_cycles_per_second, rates.saved_cores))
+    yield "saved", look.own(amount(rates.saved_cycles_per_second, rates.saved_cores))
     by_changes = rates.attributable_cycles_per_second
     if by_changes is not None and by_changes.high:
-        yield "by changes", look.own(f"{_amount(by_changes, None)} of it, since host and guests were first seen", FAINT)
-    yield "available", look.own(_amount(rates.available_cycles_per_second, rates.available_cores))
+        yield "by changes", look.own(f"{amount(by_changes, None)} of it, since host and guests were first seen", FAINT)
+    yield "available", look.own(amount(rates.available_cycles_per_second, rates.available_cores))
     unknown_saved, unknown = rates.unquantified_saved_skip_exits_per_second, rates.unquantified_available_skip_exits_per_second
     if unknown_saved.high:
-        yield "unquantified", look.own(f"what {_range(unknown_saved)} skips a second save already is in no sum", DOUBT)
+        yield "unquantified", look.own(f"what {span(unknown_saved)} skips a second save already is in no sum", DOUBT)
     if unknown.high:
-        yield "unquantified", look.own(f"what {_range(unknown)} skips a second would save is in no sum", DOUBT)
+        yield "unquantified", look.own(f"what {span(unknown)} skips a second would save is in no sum", DOUBT)
     if rates.own.running_seconds:
         share = rates.own.cpu_seconds / rates.own.running_seconds
         cycles = "" if rates.own_cycles_per_second is None else f", {rates.own_cycles_per_second:,.0f} cycles/s"
-        yield "the agent", look.own(f"{share:.3%} of a core{cycles}; net saved {_amount(rates.net_saved_cycles_per_second, None)}")
+        yield "the agent", look.own(f"{share:.3%} of a core{cycles}; net saved {amount(rates.net_saved_cycles_per_second, None)}")
     else:
         yield "the agent", look.own("what it uses itself is not known for this time", DOUBT)
 
@@ -160,9 +155,9 @@ def _row(each: DomainSavings, look: Look) -> tuple[Text, ...]:
     return (
         look.foreign(each.name or each.uuid),
         look.own(f"{each.exits_per_second:,.0f}"),
-        look.own(_range(each.skip_exits_per_second)),
-        look.own(_cycles(each.saved_cycles_per_second)),
-        look.own(_cycles(each.available_cycles_per_second)),
+        look.own(span(each.skip_exits_per_second)),
+        look.own(cycles_a_second(each.saved_cycles_per_second)),
+        look.own(cycles_a_second(each.available_cycles_per_second)),
     )
 
 
@@ -205,25 +200,3 @@ def _assumptions(savings: Savings, look: Look) -> Iterator[RenderableType]:
         yield indented(
             look.own(f"{spread / 3600:,.1f} hours of runs were counted over gaps of more than an hour, and spread evenly.", DOUBT)
         )
-
-
-def _amount(rate: PerSecond | None, cores: PerSecond | None) -> str:
-    if rate is None:
-        return "unquantified"
-    in_cores = "" if cores is None else f" ({_small(cores.low)} to {_small(cores.high)} cores)"
-    return f"{'at least ' if rate.at_least and rate.low > 0 else ''}{_range(rate)} cycles/s{in_cores}"
-
-
-def _cycles(rate: PerSecond | None) -> str:
-    return "unquantified" if rate is None else _range(rate)
-
-
-def _range(rate: PerSecond) -> str:
-    low, high = f"{rate.low:,.0f}", f"{rate.high:,.0f}"
-    return low if low == high else f"{low} to {high}"
-
-
-def _small(cores: float) -> str:
-    if 0 < abs(cores) < _LEAST_CORES:
-        return f"under {_LEAST_CORES}"
-    return f"{cores:.4f}" if abs(cores) < 1 else f"{cores:,.1f}"

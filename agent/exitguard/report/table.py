@@ -42,7 +42,7 @@ def _parts(report: AuditReport, look: Look, *, stale: bool) -> Iterator[Renderab
     if stale:
         yield look.own(f"This report is of {moment(report.observed_at)}: it does not speak for the host now. Run `exitguard audit`.", DOUBT)
     yield _circumstances(report, look)
-    yield from host_section(report.host, look)
+    yield from host_section(report.host, report.savings, look)
     yield from domains_section(report.domains, report.host.libvirt.listing, look)
     yield from findings_section(report.findings, look)
     yield from unseen_section(report, look)

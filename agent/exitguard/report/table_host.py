@@ -11,7 +11,9 @@ from rich.text import Text
 from exitguard.model.documents import AuditReport, HostReport, KernelReport
 from exitguard.model.host import QemuBinary, UnmanagedGuest
 from exitguard.model.kernel import KernelState
+from exitguard.model.rates import HostSavings
 from exitguard.model.record import Observed
+from exitguard.report.amounts import ANSWERS, amount
 from exitguard.report.observed import Missing, missing
 from exitguard.report.page import BAD, CALM, DOUBT, FAINT, GOOD, Look, counted, hanging, heading, indented, labelled
 from exitguard.report.words import label
@@ -30,8 +32,8 @@ KERNEL_STYLES = {
 _TOPICS = {"host.unmanaged": "guests outside libvirt"}
 
 
-def host_section(host: HostReport, look: Look) -> Iterator[RenderableType]:
-    """Kernel, QEMU, KVM, libvirt, guests outside of it, and CPU, one label each."""
+def host_section(host: HostReport, savings: HostSavings | None, look: Look) -> Iterator[RenderableType]:
+    """Kernel, QEMU, KVM, libvirt, guests outside of it, CPU, and what is saved where that is known, one label each."""
     yield heading(look, "Host", label(host.target.kind))
     others = _unmanaged(host.unmanaged, look)
     yield labelled(
@@ -43,6 +45,7 @@ def host_section(host: HostReport, look: Look) -> Iterator[RenderableType]:
             ("libvirt", _libvirt(host, look)),
             *([("others", others)] if others is not None else []),
             ("CPU", _cpu(host, look)),
+            *([("savings", _savings(savings, look))] if savings is not None else []),
             ("id", _identity(host, look)),
         ],
     )
@@ -109,6 +112,13 @@ def _kernel(kernel: KernelReport, look: Look) -> Text:
     for disagreement in kernel.disagreements:
         text.append_text(look.own("\nevidence disagrees: ", DOUBT)).append_text(look.foreign(disagreement, limit_characters=400))
     return text
+
+
+def _savings(savings: HostSavings, look: Look) -> Text:
+    word, style = ANSWERS[savings.worthwhile]
+    saved, available = savings.now.saved_cycles_per_second, savings.now.available_cycles_per_second
+    text = Text.assemble(look.own(word.lower(), style), look.own(f"  saved {amount(saved, None)}, available {amount(available, None)}"))
+    return text.append_text(look.own("\n`exitguard savings` tells how that is known", FAINT))
 
 
 def _programs(programs: Observed[tuple[QemuBinary, ...]], look: Look) -> Text:

@@ -10,19 +10,10 @@ from typing import Literal
 
 from exitguard.model.documents import AuditReport
 from exitguard.model.ledger import GuardSaving, LedgerSum, RunStanding, Unaccounted, Worth, cycles
+from exitguard.model.rates import HostSavings, OwnUse, PerSecond, Rates, StandingSavings, Worthwhile
 from exitguard.model.record import Observed
 from exitguard.model.samples import Incarnation
-from exitguard.model.savings import (
-    CostUsed,
-    DomainSavings,
-    OwnUse,
-    Period,
-    PerSecond,
-    Rates,
-    Savings,
-    StandingSavings,
-    Worthwhile,
-)
+from exitguard.model.savings import CostUsed, DomainSavings, Period, Savings
 from exitguard.policy.schema import Costs
 from exitguard.savings.matrix import percent_of_exit
 from exitguard.savings.worth import instructions_of_table
@@ -81,6 +72,13 @@ def account(report: AuditReport, books: Books, hertz: Observed[int], costs: Cost
         instructions_per_exit=instructions_of_table(costs, report.host.kernel.body, report.host.cpu.value, mitigations),
         unaccounted=books.unaccounted,
     )
+
+
+def savings_now(booked_until: datetime | None, present: Sums, hertz: Observed[int]) -> HostSavings:
+    """What a host saves now, and whether a change pays; `present` is of the runs that run, as they stand now."""
+    now = rates_of(present, hertz)
+    worthwhile, reason = _worthwhile(now)
+    return HostSavings(booked_until=booked_until, hertz=hertz, now=now, worthwhile=worthwhile, worthwhile_reason=reason)
 
 
 def rates_of(sums: Sums, hertz: Observed[int]) -> Rates:

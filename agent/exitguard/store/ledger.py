@@ -13,7 +13,7 @@ from exitguard.model.ledger import LedgerSum, RunStanding, Unaccounted
 from exitguard.model.time import from_microseconds, to_microseconds
 from exitguard.store.database import Database
 from exitguard.store.errors import StoreError
-from exitguard.store.ledger_writing import COUNTS, DAY_MICROSECONDS, LedgerWriter, forget, read_cursor, roll_up
+from exitguard.store.ledger_writing import COUNTS, DAY_MICROSECONDS, Cursor, LedgerWriter, forget, read_cursor, roll_up
 from exitguard.store.tables import (
     ledger_day,
     ledger_hour,
@@ -99,19 +99,23 @@ class HostLedger:
         with self._explained(), self._database.transaction("DEFERRED") as connection:
             return _by_run(connection, ledger_day, _between(ledger_day.c.day, since, until))
 
+    def read_now(self, until: datetime) -> tuple[datetime | None, LedgerPart]:
+        """When the last booked samples were taken, and the hour of that time and the one before: `LedgerView.now` alone."""
+        with self._explained(), self._database.transaction("DEFERRED") as connection:
+            cursor = read_cursor(connection)
+            return cursor.observed_at, _now(connection, cursor, until)
+
     def read(self, since: datetime, until: datetime, *, beside: timedelta) -> LedgerView:
         """What is held from the hour of `since` on; by days where its hours are forgotten. `by_time` reaches back `beside` at least."""
         with self._explained(), self._database.transaction("DEFERRED") as connection:
             cursor = read_cursor(connection)
-            booked = cursor.observed_at
             by_days = since < cursor.hours_since
             begin = from_microseconds(_day(since)) if by_days else since
             table, column = (ledger_day, ledger_day.c.day) if by_days else (ledger_hour, ledger_hour.c.hour)
             drawn_since = begin if by_days else max(cursor.hours_since, min(begin, until - beside))
-            now_since = (booked or until).replace(minute=0, second=0, microsecond=0) - _HOUR
             return LedgerView(
-                booked_until=booked,
-                now=_part(connection, now_since, until, _now_by_run(connection, now_since, cursor.boot_id, cursor.boottime_nanoseconds)),
+                booked_until=cursor.observed_at,
+                now=_now(connection, cursor, until),
                 asked=_part(connection, begin, until, _by_run(connection, table, _between(column, begin, until))),
                 resolution="day" if by_days else "hour",
                 by_time=_by_time(connection, table, column, _between(column, drawn_since, until)),
@@ -129,6 +133,11 @@ class HostLedger:
                 "older one wrote: read it with the exitguard that wrote it.",
                 reason="the ledger cannot be read",
             ) from error
+
+
+def _now(connection: Connection, cursor: Cursor, until: datetime) -> LedgerPart:
+    since = (cursor.observed_at or until).replace(minute=0, second=0, microsecond=0) - _HOUR
+    return _part(connection, since, until, _now_by_run(connection, since, cursor.boot_id, cursor.boottime_nanoseconds))
 
 
 def _part(connection: Connection, since: datetime, until: datetime, by_run: tuple[LedgerSum, ...]) -> LedgerPart:

@@ -1,0 +1,38 @@
+"""Amounts of the account in words: rates with their bounds, and whether a change pays."""
+
+from exitguard.model.rates import PerSecond, Worthwhile
+from exitguard.report.page import DOUBT, GOOD
+
+_LEAST_CORES = 0.0001
+#: Word and style.
+ANSWERS = {
+    Worthwhile.YES: ("WORTH CHANGING", GOOD),
+    Worthwhile.NO: ("NOT WORTH CHANGING HERE", DOUBT),
+    Worthwhile.NOTHING_LEFT: ("NOTHING LEFT TO SAVE", GOOD),
+    Worthwhile.UNKNOWN: ("UNQUANTIFIED", DOUBT),
+}
+
+
+def amount(rate: PerSecond | None, cores: PerSecond | None) -> str:
+    """A rate in cycles, and in cores where they are known."""
+    if rate is None:
+        return "unquantified"
+    in_cores = "" if cores is None else f" ({_small(cores.low)} to {_small(cores.high)} cores)"
+    return f"{'at least ' if rate.at_least and rate.low > 0 else ''}{span(rate)} cycles/s{in_cores}"
+
+
+def cycles_a_second(rate: PerSecond | None) -> str:
+    """A rate in cycles without its unit."""
+    return "unquantified" if rate is None else span(rate)
+
+
+def span(rate: PerSecond) -> str:
+    """Both bounds, or the one number that they are."""
+    low, high = f"{rate.low:,.0f}", f"{rate.high:,.0f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _small(cores: float) -> str:
+    if 0 < abs(cores) < _LEAST_CORES:
+        return f"under {_LEAST_CORES}"
+    return f"{cores:.4f}" if abs(cores) < 1 else f"{cores:,.1f}"
