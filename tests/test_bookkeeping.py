@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from exitguard.bookkeeping import keep_books
 from exitguard.model.ledger import GuardSaving
 from exitguard.model.record import seen
-from exitguard.model.samples import DomainSample, Incarnation, Samples
+from exitguard.model.samples import DomainSample, Incarnation, SampledExits, Samples
 from exitguard.store.host import HostStore
 from exitguard.store.ledger import LedgerView
 
@@ -114,6 +114,19 @@ def test_samples_that_were_forgotten_take_nothing_from_the_ledger(store: HostSto
     store.record_samples(sample(300 * 5000, 5_000_000))
     keep_books(store)
     assert counted(store) == 5_000_000
+
+
+def test_traced_exits_are_booked_once_and_rolled_up(store: HostStore) -> None:
+    traced = SampledExits(exits=100, skip_exits_low=60, skip_exits_high=70, milliseconds=1000)
+    for index in range(5):
+        document = sample(300 * index, 1000 * index)
+        (domain,) = document.domains
+        store.record_samples(document.model_copy(update={"domains": (domain.model_copy(update={"sampled": traced}),)}))
+        keep_books(store)
+    # What was traced before the first look is of no interval.
+    for found in (view(store).asked.by_run, store.ledger.days_by_run(EVER, END)):
+        (run,) = found
+        assert (run.sampled_exits, run.sampled_skip_exits_low, run.sampled_skip_exits_high) == (400, 240, 280)
 
 
 def test_runs_of_the_same_domain_are_kept_apart(store: HostStore) -> None:

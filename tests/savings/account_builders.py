@@ -58,8 +58,10 @@ UNPRICED_SAVED = RunStanding(guard=GuardSaving.AVAILABLE, held_back_by=LinkName.
 VIOLATED = SAVED.model_copy(update={"guard": GuardSaving.VIOLATED})
 
 
-def summed(standing: RunStanding, *, run: int = 1, low: int = 360_000, high: int = 720_000) -> LedgerSum:
-    """An hour of one run: by default 100 to 200 skips a second."""
+def summed(
+    standing: RunStanding, *, run: int = 1, low: int = 360_000, high: int = 720_000, traced: tuple[int, int, int] = (0, 0, 0)
+) -> LedgerSum:
+    """An hour of one run: by default 100 to 200 skips a second of 1,000 exits; `traced`: exits, and of these skips at least and at most."""
     return LedgerSum(
         run=f"{ID}/{ID}/{ID}/{run}",
         domain_name=f"web-{run}",
@@ -70,6 +72,9 @@ def summed(standing: RunStanding, *, run: int = 1, low: int = 360_000, high: int
         exits=3_600_000,
         skip_exits_low=low,
         skip_exits_high=high,
+        sampled_exits=traced[0],
+        sampled_skip_exits_low=traced[1],
+        sampled_skip_exits_high=traced[2],
     )
 
 

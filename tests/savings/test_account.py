@@ -18,11 +18,14 @@ from account_builders import (
     accounted,
     summed,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from exitguard.model.host import Cpu, MitigationClass
 from exitguard.model.kernel import Body
 from exitguard.model.ledger import GuardSaving, RunStanding
 from exitguard.model.rates import PerSecond, Worthwhile
+from exitguard.savings.account import LEAST_TRACED, as_traced
 from exitguard.savings.matrix import percent_of_exit
 from exitguard.savings.worth import Cell, available_in, levers_of_table, saved_in
 
@@ -110,6 +113,30 @@ def test_every_saved_cycle_is_counters_times_a_cost_with_its_provenance() -> Non
     assert found.asked.saved_cycles_per_second is not None
     assert low / found.asked.watched_seconds == found.asked.saved_cycles_per_second.low
     assert all(each.standing.saved.costs for each in found.domains if each.standing.saved is not None and each.standing.saved.high)
+
+
+def test_traced_share_makes_an_estimate_beside_the_bounds() -> None:
+    now = accounted(summed(AVAILABLE, traced=(10_000, 1_500, 1_600)), summed(AVAILABLE, run=2)).now
+    assert now.available_cycles_per_second == PerSecond(low=10_000, high=24_000)
+    assert now.sampled is not None
+    assert (now.sampled.traced_exits, now.sampled.share_of_exits) == (10_000, 0.5)
+    # 150 to 160 skips a second of the traced run, 100 to 200 of the other.
+    assert now.sampled.skip_exits_per_second == PerSecond(low=250, high=360)
+    assert now.sampled.available_cycles_per_second == PerSecond(low=12_500, high=21_600)
+    assert now.sampled.saved_cycles_per_second == PerSecond(low=0, high=0)
+
+
+@pytest.mark.parametrize("traced", [(0, 0, 0), (LEAST_TRACED - 1, 0, 0)])
+def test_few_traced_exits_estimate_nothing(traced: tuple[int, int, int]) -> None:
+    assert accounted(summed(AVAILABLE, traced=traced)).now.sampled is None
+
+
+@given(st.integers(LEAST_TRACED, 10**9), st.data())
+def test_estimate_lies_within_the_bounds_of_the_counters(exits: int, data: st.DataObject) -> None:
+    high = data.draw(st.integers(0, exits))
+    run = summed(AVAILABLE, traced=(exits, data.draw(st.integers(0, high)), high))
+    estimated = as_traced(run)
+    assert run.skip_exits_low <= estimated.skip_exits_low <= estimated.skip_exits_high <= run.skip_exits_high
 
 
 def test_one_run_that_stood_in_two_ways_is_one_run() -> None:

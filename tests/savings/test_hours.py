@@ -1,13 +1,15 @@
 """Exits in hours: whole, none lost, none twice, however the intervals lie."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exitguard.model.samples import Incarnation
+from exitguard.model.samples import Incarnation, SampledExits
 from exitguard.savings.hours import HOUR, hour_of, hours
 from exitguard.savings.intervals import Interval
+from exitguard.savings.skip_exits import SkipExits
 
 NOON = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 UUID = "0a0b0c0d-1111-4222-8333-444455556666"
@@ -35,6 +37,13 @@ def test_interval_over_the_full_hour_is_divided_by_time() -> None:
 def test_exits_over_many_hours_are_marked_as_spread() -> None:
     found = hours([interval(NOON + 3 * HOUR, 3 * 3600, 3000)])
     assert [(hour.skips.exits, hour.spread_milliseconds) for hour in found.values()] == [(1000, 3_600_000)] * 3
+
+
+def test_traced_exits_are_of_the_hour_in_which_they_were_traced() -> None:
+    traced = SampledExits(exits=90, skip_exits_low=30, skip_exits_high=40, milliseconds=1000)
+    both = [replace(interval(NOON + timedelta(seconds=end), 300, 900), sampled=traced) for end in (100, 200)]
+    found = hours([*both, replace(interval(NOON + timedelta(seconds=300), 100, None, "a reason"), sampled=traced)])
+    assert [(hour.begin, hour.sampled) for hour in found.values()] == [(NOON - HOUR, SkipExits(0, 0, 0)), (NOON, SkipExits(180, 60, 80))]
 
 
 def test_interval_without_counts_is_a_gap_with_its_reason() -> None:

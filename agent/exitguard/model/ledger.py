@@ -12,6 +12,18 @@ from exitguard.model.record import Record
 from exitguard.model.samples import Incarnation
 from exitguard.model.time import UtcTime
 
+#: What of a row is added up.
+COUNTS = (
+    "accounted_milliseconds",
+    "spread_milliseconds",
+    "exits",
+    "skip_exits_low",
+    "skip_exits_high",
+    "sampled_exits",
+    "sampled_skip_exits_low",
+    "sampled_skip_exits_high",
+)
+
 
 class GuardSaving(StrEnum):
     """What the guard is worth to one run of a domain."""
@@ -80,6 +92,10 @@ class LedgerRow(Record):
     #: Exits that skipped an instruction: at least, at most.
     skip_exits_low: int
     skip_exits_high: int
+    #: Of the exits, those whose reason was traced, and how many of these skipped by it: at least, at most.
+    sampled_exits: int = 0
+    sampled_skip_exits_low: int = 0
+    sampled_skip_exits_high: int = 0
     standing: RunStanding
 
 
@@ -109,6 +125,9 @@ class LedgerSum(Record):
     exits: int
     skip_exits_low: int
     skip_exits_high: int
+    sampled_exits: int = 0
+    sampled_skip_exits_low: int = 0
+    sampled_skip_exits_high: int = 0
 
 
 class Unaccounted(Record):

@@ -36,6 +36,17 @@ class OwnUse(Record):
     running_seconds: float
 
 
+class SampledRates(Record):
+    """The same with the share of exits that was traced to skip, where it was: an estimate within the bounds, and no bound itself."""
+
+    #: How many exits were traced, and which share of all exits is of runs of which enough were.
+    traced_exits: int
+    share_of_exits: float
+    skip_exits_per_second: PerSecond
+    saved_cycles_per_second: PerSecond | None
+    available_cycles_per_second: PerSecond | None
+
+
 class Rates(Record):
     """The host over one time. What is unquantified is in no sum of cycles, and is told beside it."""
 
@@ -57,6 +68,8 @@ class Rates(Record):
     saved_cores: PerSecond | None
     available_cores: PerSecond | None
     standings: tuple[StandingSavings, ...]
+    #: None where no exits were traced.
+    sampled: SampledRates | None = None
 
 
 class Worthwhile(StrEnum):

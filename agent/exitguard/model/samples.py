@@ -38,6 +38,16 @@ class Incarnation(Record):
 VCPUS = "vcpus"
 
 
+class SampledExits(Record):
+    """What kvm:kvm_exit showed of one run for a short time."""
+
+    exits: int
+    #: Of these, how many skipped an instruction by their reason: at least, at most.
+    skip_exits_low: int
+    skip_exits_high: int
+    milliseconds: int
+
+
 class DomainSample(Record):
     uuid: str
     pid: int
@@ -45,6 +55,8 @@ class DomainSample(Record):
     #: KVM's own counters since the guest's start, summed over its vCPUs, by KVM's names ("exits", "io_exits", ...), and `vcpus`, over
     #: how many; None where none were read, empty where the guest has none (TCG, an older QEMU).
     counters: dict[str, int] | None = None
+    #: What was traced of it just before; None where nothing was.
+    sampled: SampledExits | None = Field(default=None, exclude_if=lambda sampled: sampled is None)
 
 
 class Samples(Record):

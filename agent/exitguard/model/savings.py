@@ -28,6 +28,9 @@ class DomainSavings(Record):
     exits: int
     skip_exits_low: int
     skip_exits_high: int
+    sampled_exits: int
+    sampled_skip_exits_low: int
+    sampled_skip_exits_high: int
     exits_per_second: float
     skip_exits_per_second: PerSecond
     saved_cycles_per_second: PerSecond | None

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from exitguard.model.kernel import KernelState
 from exitguard.model.ledger import GuardSaving, RunStanding, Worth
-from exitguard.model.rates import Rates, StandingSavings
+from exitguard.model.rates import Rates, SampledRates, StandingSavings
 from exitguard.model.savings import DomainSavings, Savings
 from exitguard.report.amounts import ANSWERS, amount, cycles_a_second, span
 from exitguard.report.bars import bar, sparkline
@@ -83,12 +83,21 @@ def _sums(rates: Rates, look: Look) -> Iterator[tuple[str, Text]]:
         yield "unquantified", look.own(f"what {span(unknown_saved)} skips a second save already is in no sum", DOUBT)
     if unknown.high:
         yield "unquantified", look.own(f"what {span(unknown)} skips a second would save is in no sum", DOUBT)
+    if rates.sampled is not None:
+        yield "estimate", look.own(_estimate(rates.sampled))
     if rates.own.running_seconds:
         share = rates.own.cpu_seconds / rates.own.running_seconds
         cycles = "" if rates.own_cycles_per_second is None else f", {rates.own_cycles_per_second:,.0f} cycles/s"
         yield "the agent", look.own(f"{share:.3%} of a core{cycles}; net saved {amount(rates.net_saved_cycles_per_second, None)}")
     else:
         yield "the agent", look.own("what it uses itself is not known for this time", DOUBT)
+
+
+def _estimate(sampled: SampledRates) -> str:
+    return (
+        f"saved {amount(sampled.saved_cycles_per_second, None)}, available {amount(sampled.available_cycles_per_second, None)}, by "
+        f"{sampled.traced_exits:,} exits whose reason was traced, of runs that make {sampled.share_of_exits:.0%} of all"
+    )
 
 
 def _waterfall(rates: Rates, look: Look) -> Iterator[RenderableType]:

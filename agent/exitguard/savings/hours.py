@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from exitguard.model.samples import Incarnation
 from exitguard.savings.intervals import Interval
-from exitguard.savings.skip_exits import SkipExits, bound
+from exitguard.savings.skip_exits import NO_EXITS, SkipExits, bound
 
 HOUR = timedelta(hours=1)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -24,7 +24,9 @@ class Hour:
     begin: datetime
     milliseconds: int = 0
     spread_milliseconds: int = 0
-    skips: SkipExits = field(default_factory=lambda: SkipExits(0, 0, 0))
+    skips: SkipExits = NO_EXITS
+    #: Of the exits, those whose reason was traced, and how many of these skipped.
+    sampled: SkipExits = NO_EXITS
     reasons: set[str] = field(default_factory=set)
 
 
@@ -41,7 +43,11 @@ def hours(intervals: Iterable[Interval]) -> dict[tuple[str, datetime], Hour]:
                 continue
             hour.milliseconds += milliseconds
             hour.spread_milliseconds += milliseconds if interval.seconds > HOUR.total_seconds() else 0
-            hour.skips = SkipExits(hour.skips.exits + skips.exits, hour.skips.low + skips.low, hour.skips.high + skips.high)
+            hour.skips = hour.skips.plus(skips)
+        if interval.sampled is not None and interval.counts is not None:
+            traced = SkipExits(interval.sampled.exits, interval.sampled.skip_exits_low, interval.sampled.skip_exits_high)
+            last = found[interval.incarnation.key, begin]  # traced at its end
+            last.sampled = last.sampled.plus(traced)
     return found
 
 

@@ -6,10 +6,10 @@ the sample that ended the one before.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from exitguard.model.samples import VCPUS, Incarnation, Samples
+from exitguard.model.samples import VCPUS, Incarnation, SampledExits, Samples
 
 #: More exits a second than all vCPUs of any one guest make: some 1,000 vCPUs with 1,000,000 exits a second each.
 MOST_PER_SECOND = 1_000_000_000
@@ -27,6 +27,8 @@ class Interval:
     #: By KVM's names, what each counter moved by; a counter that is missing in one of the samples is missing here.
     counts: dict[str, int] | None
     reason: str | None = None
+    #: What was traced in a short part of it.
+    sampled: SampledExits | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def intervals(samples: Iterable[Samples], looks: dict[str, Look]) -> Iterator[In
                 continue  # the same look again, or an older one: what is between is counted already
             looks[sample.incarnation.key] = look
             if before is not None:
-                yield _between(before, look, document.observed_at)
+                yield replace(_between(before, look, document.observed_at), sampled=sample.sampled)
 
 
 def _between(before: Look, after: Look, observed_at: datetime) -> Interval:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from exitguard.model.documents import AuditReport, DomainReport
 from exitguard.model.kernel import KernelState
-from exitguard.model.ledger import Baseline, GuardSaving, LedgerRow, RunStanding, Worth
+from exitguard.model.ledger import COUNTS, Baseline, GuardSaving, LedgerRow, RunStanding, Worth
 from exitguard.model.measurement import Measurement
 from exitguard.model.pmu import ChainState, LinkName, Tri
 from exitguard.model.samples import Incarnation
@@ -90,6 +90,9 @@ def added(
             exits=hour.skips.exits,
             skip_exits_low=hour.skips.low,
             skip_exits_high=hour.skips.high,
+            sampled_exits=hour.sampled.exits,
+            sampled_skip_exits_low=hour.sampled.low,
+            sampled_skip_exits_high=hour.sampled.high,
             standing=standing,
         )
         found.append(row if before is None else _together(before, row))
@@ -97,16 +100,8 @@ def added(
 
 
 def _together(before: LedgerRow, row: LedgerRow) -> LedgerRow:
-    return row.model_copy(
-        update={
-            "revision": before.revision + 1,
-            "accounted_milliseconds": before.accounted_milliseconds + row.accounted_milliseconds,
-            "spread_milliseconds": before.spread_milliseconds + row.spread_milliseconds,
-            "exits": before.exits + row.exits,
-            "skip_exits_low": before.skip_exits_low + row.skip_exits_low,
-            "skip_exits_high": before.skip_exits_high + row.skip_exits_high,
-        }
-    )
+    counts = {name: getattr(before, name) + getattr(row, name) for name in COUNTS}
+    return row.model_copy(update={"revision": before.revision + 1, **counts})
 
 
 def _standing(domain: DomainReport, report: AuditReport, baselines: Mapping[str, Baseline], levers: Levers) -> RunStanding:

@@ -20,6 +20,12 @@ class SkipExits:
     low: int
     high: int
 
+    def plus(self, other: "SkipExits") -> "SkipExits":
+        return SkipExits(self.exits + other.exits, self.low + other.low, self.high + other.high)
+
+
+NO_EXITS = SkipExits(0, 0, 0)
+
 
 def bound(counts: Mapping[str, int]) -> SkipExits:
     """The bounds by what the counters moved by; one that KVM does not have widens them. Raises KeyError without `exits`.

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from sqlalchemy import Column, ColumnElement, Connection, Table, func, select
 
-from exitguard.model.ledger import LedgerSum, RunStanding, Unaccounted
+from exitguard.model.ledger import COUNTS, LedgerSum, RunStanding, Unaccounted
 from exitguard.model.time import from_microseconds, to_microseconds
 from exitguard.store.database import Database
 from exitguard.store.errors import StoreError
-from exitguard.store.ledger_writing import COUNTS, DAY_MICROSECONDS, Cursor, LedgerWriter, forget, read_cursor, roll_up
+from exitguard.store.ledger_writing import DAY_MICROSECONDS, Cursor, LedgerWriter, forget, read_cursor, roll_up
 from exitguard.store.tables import (
     ledger_day,
     ledger_hour,

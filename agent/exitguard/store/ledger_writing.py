@@ -13,7 +13,7 @@ from itertools import islice
 from sqlalchemy import Connection, delete, func, insert, literal_column, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from exitguard.model.ledger import Baseline, LedgerRow, OwnCost, RunStanding
+from exitguard.model.ledger import COUNTS, Baseline, LedgerRow, OwnCost, RunStanding
 from exitguard.model.samples import Incarnation, Samples
 from exitguard.model.time import from_microseconds, to_microseconds
 from exitguard.savings.intervals import Look
@@ -32,7 +32,6 @@ from exitguard.store.tables import (
 )
 
 DAY_MICROSECONDS = 86_400_000_000
-COUNTS = ("accounted_milliseconds", "spread_milliseconds", "exits", "skip_exits_low", "skip_exits_high")
 #: SQLite admits 999 parameters in a statement, and since 3.32 more (SQLITE_MAX_VARIABLE_NUMBER).
 _KEYS_A_QUERY = 500
 _EVER = from_microseconds(0)

@@ -3,8 +3,8 @@
 from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text, text
 
 #: PRAGMA user_version of a database that this program reads and writes, and Alembic's name for the same.
-SCHEMA_VERSION = 3
-HEAD_REVISION = "0003"
+SCHEMA_VERSION = 4
+HEAD_REVISION = "0004"
 
 #: Kinds of observation: an audit looks at everything, an update at some domains after a lifecycle event.
 FULL = "full"
@@ -177,6 +177,9 @@ ledger_hour = Table(
     Column("exits", BigInteger, nullable=False),
     Column("skip_exits_low", BigInteger, nullable=False),
     Column("skip_exits_high", BigInteger, nullable=False),
+    Column("sampled_exits", BigInteger, nullable=False, server_default="0"),
+    Column("sampled_skip_exits_low", BigInteger, nullable=False, server_default="0"),
+    Column("sampled_skip_exits_high", BigInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
 )
 Index("ledger_hour_by_run", ledger_hour.c.run_id, ledger_hour.c.hour)
@@ -194,6 +197,9 @@ ledger_day = Table(
     Column("exits", BigInteger, nullable=False),
     Column("skip_exits_low", BigInteger, nullable=False),
     Column("skip_exits_high", BigInteger, nullable=False),
+    Column("sampled_exits", BigInteger, nullable=False, server_default="0"),
+    Column("sampled_skip_exits_low", BigInteger, nullable=False, server_default="0"),
+    Column("sampled_skip_exits_high", BigInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
 )
 
