@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Builds KVM's modules of Debian's 6.1 and 6.12 kernels, each as Debian has it (stock) and with the guard (guarded):
+# Builds KVM's modules of Debian's 6.1 and 6.12 kernels, each as Debian has it (stock) and with the guard (guarded), and both of them for a
+# machine without a PMU, which then offers guests one all the same (stock-pmu, guarded-pmu):
 # `lab_kernels.sh [--newest] [6.1] [6.12]`, by default both. A second run does nothing; a changed patch builds its modules again.
 # --newest looks whether the archive has a newer kernel since, and puts it in the place of the old one; without it, what was
 # fetched once stays.
 #
 # .local/lab-kernels/RELEASE/ then holds, for each kernel RELEASE (such as 6.1.0-56-cloud-amd64):
-#     stock/ guarded/     kvm.ko kvm-amd.ko kvm-intel.ko, which load into that kernel
+#     stock/ guarded/ stock-pmu/ guarded-pmu/
+#                         kvm.ko kvm-amd.ko kvm-intel.ko, which load into that kernel
 #     vmlinuz             the kernel itself
 #     debian/             its package, unpacked: every other module, and Debian's own KVM
 #     built-from          the packages and the compiler, one `name value` a line
@@ -21,8 +23,8 @@ export LC_ALL=C.UTF-8
 readonly lab=$PWD/.local/lab-kernels patches=$PWD/tests/lab
 readonly lineages=(6.1 6.12)
 # What a variant is made of: folders of tests/lab, each with a patch for each lineage, applied in this order.
-readonly variants=(stock guarded)
-readonly -A patches_of=([stock]='' [guarded]='guard')
+readonly variants=(stock guarded stock-pmu guarded-pmu)
+readonly -A patches_of=([stock]='' [guarded]='guard' [stock-pmu]='pretended-pmu' [guarded-pmu]='pretended-pmu guard')
 readonly modules=(kvm.ko kvm-amd.ko kvm-intel.ko)
 # Debian 12 has both lineages, and the compiler and pahole that it builds them with: the same source then makes the same machine code.
 readonly debian=bookworm compiler=gcc-12
