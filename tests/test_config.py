@@ -35,6 +35,7 @@ call_timeout_seconds: 2.5
 log_level: debug
 audit_interval_seconds: 300
 sample_interval_seconds: 20
+exit_trace_milliseconds: 500
 retention_days: 90
 sample_retention_days: 9
 ledger_hours_retention_days: 40
@@ -88,6 +89,7 @@ def test_every_setting_can_be_given_in_the_file(config: Path) -> None:
         log_level="debug",
         audit_interval_seconds=300,
         sample_interval_seconds=20,
+        exit_trace_milliseconds=500,
         retention_days=90,
         sample_retention_days=9,
         ledger_hours_retention_days=40,
@@ -97,7 +99,7 @@ def test_every_setting_can_be_given_in_the_file(config: Path) -> None:
     )
     assert loaded.file == config
     assert {origin.kind for origin in loaded.origins} == {OriginKind.FILE}
-    assert [origin.where for origin in loaded.origins] == [f"{config}:{line}" for line in (2, 3, 4, 5, 6, *range(8, 19))]
+    assert [origin.where for origin in loaded.origins] == [f"{config}:{line}" for line in (2, 3, 4, 5, 6, *range(8, 20))]
 
 
 @pytest.mark.parametrize(("written", "seconds"), [("0.5", 0.5), ("1", 1.0), ("60", 60.0), ("59.999", 59.999)])
@@ -111,6 +113,7 @@ def test_timeout_is_a_bounded_number_of_seconds(config: Path, written: str, seco
     [
         ("audit_interval_seconds", 15, 43_200, 600),
         ("sample_interval_seconds", 10, 3600, 300),
+        ("exit_trace_milliseconds", 0, 2000, 0),
         ("retention_days", 1, 3650, 400),
         ("sample_retention_days", 1, 3650, 7),
         ("ledger_hours_retention_days", 2, 3650, 35),

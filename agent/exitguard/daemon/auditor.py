@@ -17,6 +17,7 @@ from exitguard.daemon.conditions import Conditions
 from exitguard.daemon.log import bound, get_logger
 from exitguard.daemon.metrics import Metrics
 from exitguard.daemon.proposal import PROPOSAL_NAME, Proposals
+from exitguard.daemon.tracing import Tracing
 from exitguard.facts.clock import boottime_nanoseconds, read_boot_time
 from exitguard.facts.libvirt.counters import read_counters
 from exitguard.facts.libvirt.patience import NOT_ASKED, BlockedCalls, Patience
@@ -26,7 +27,7 @@ from exitguard.facts.tree import HostTree
 from exitguard.model.documents import AuditReport, FactsDocument
 from exitguard.model.finding import Finding, Verdict
 from exitguard.model.host import TargetKind
-from exitguard.model.samples import DomainSample, Incarnation, Samples
+from exitguard.model.samples import DomainSample, Incarnation, SampledExits, Samples
 from exitguard.policy.schema import Rulebook
 from exitguard.store.errors import StoreError, StoreOutdated
 
@@ -65,6 +66,7 @@ class Auditor:
     pulse: Callable[[], None]
     #: Called with the uuid of a domain whose process is another one than the last look at it showed.
     changed: Callable[[str], None]
+    tracing: Tracing = field(default_factory=Tracing)
     facts: FactsDocument | None = None
     standing: Standing | None = None
     _store: "HostStore | None" = None
@@ -154,6 +156,7 @@ class Auditor:
         if self.facts is None or self.facts.host.target.kind is not TargetKind.LOCAL:
             return
         tree = HostTree()
+        traced = self._traced(tree)
         counters = read_counters(self.facts.host.target.uri or "", self._patience(self._blocked_counters))
         self._tell_unanswered("counters", counters.reason if self._runs else None)
         domains = []
@@ -161,7 +164,8 @@ class Auditor:
             if run.incarnation is None or read_start_ticks(tree, run.pid) != run.incarnation.qemu_start_ticks:
                 self.changed(uuid)
                 continue
-            domains.append(run.model_copy(update={"counters": None if counters.value is None else counters.value.get(uuid)}))
+            told = None if counters.value is None else counters.value.get(uuid)
+            domains.append(run.model_copy(update={"counters": told, "sampled": traced.get(uuid)}))
         if counters.value is None and not domains:
             return
         store = self._usable_store()
@@ -179,6 +183,17 @@ class Auditor:
         except StoreError as error:
             self._tell_storing(error)
 
+    def _traced(self, tree: HostTree) -> Mapping[str, SampledExits]:
+        """What was traced of each domain just now; empty where nothing was."""
+        if self.facts is None:
+            return {}
+        traced = self.tracing.trace(tree, self.facts.host.cpu.value, self._runs.values())
+        if traced is None:
+            return {}
+        unlock = f" (unlock: {traced.unlock})" if traced.unlock is not None else ""
+        self.conditions.holds("exit_trace", None if traced.reason is None else f"{traced.source}: {traced.reason}{unlock}")
+        return traced.value or {}
+
     def keep_books(self) -> None:
         """Bring the ledger up to the last sample."""
         store = self._usable_store()
@@ -191,6 +206,7 @@ class Auditor:
             self.conditions.holds("ledger", str(error))
         else:
             self.conditions.holds("ledger", None)
+            self.tracing.weigh(rates)
             self.metrics.booked(
                 rates.saved_cycles_per_second, rates.available_cycles_per_second, rates.unquantified_available_skip_exits_per_second
             )

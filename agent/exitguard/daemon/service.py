@@ -27,6 +27,7 @@ from exitguard.daemon.memory import give_back
 from exitguard.daemon.metrics import Metrics, MetricsError, MetricsServer
 from exitguard.daemon.notify import Notifier
 from exitguard.daemon.pending import PendingDomains
+from exitguard.daemon.tracing import Tracing
 from exitguard.facts.collect import DomainsUnseen
 from exitguard.facts.libvirt.events import EventsUnavailable, LifecycleEvents
 from exitguard.policy.load import load_rulebook
@@ -104,6 +105,7 @@ class Service:
             conditions=self._conditions,
             pulse=self._pulse,
             changed=self._domain_changed,
+            tracing=_tracing(settings),
         )
         self._events = self._events_of(self._auditor.request)
 
@@ -292,6 +294,8 @@ class Service:
             self._metrics.libvirt_lost()
         self._auditor.judge_by(request, rulebook, _retention(settings))
         self._auditor.read_measurements(settings.measurement_files)
+        if _tracing(settings) != _tracing(old):
+            self._auditor.tracing = _tracing(settings)
         self._metrics.policy_in_force(_rules(rulebook))
         configure_log(settings.log_level, dict(self._start.environ), log_format=self._start.log_format)
         if settings.audit_interval_seconds != old.audit_interval_seconds:
@@ -369,6 +373,10 @@ def _request(settings: Settings, *, state_dir: Path | None = None) -> AuditReque
 def _booking(settings: Settings) -> Interval:
     seconds = max(settings.sample_interval_seconds, min(_SAMPLES_A_BOOKING * settings.sample_interval_seconds, _MOST_SECONDS_A_BOOKING))
     return Interval(seconds, first_after_seconds=seconds)
+
+
+def _tracing(settings: Settings) -> Tracing:
+    return Tracing(seconds=settings.exit_trace_milliseconds / 1000, interval_seconds=settings.sample_interval_seconds)
 
 
 def _retention(settings: Settings) -> Retention:

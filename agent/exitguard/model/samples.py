@@ -1,5 +1,6 @@
 """Samples: what moves. Never hashed, never compared across incarnations."""
 
+from dataclasses import dataclass
 from typing import Self
 from uuid import UUID
 
@@ -36,6 +37,14 @@ class Incarnation(Record):
 
 #: Among the counters: over how many vCPUs they are summed. A sum over others says nothing of what was made meanwhile.
 VCPUS = "vcpus"
+
+
+@dataclass(frozen=True)
+class SkipReasons:
+    """Reasons of exits by number, as the tracepoint kvm:kvm_exit has them; `sometimes` has none of `always`."""
+
+    always: frozenset[int]
+    sometimes: frozenset[int]
 
 
 class SampledExits(Record):

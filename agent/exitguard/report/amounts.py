@@ -17,7 +17,7 @@ def amount(rate: PerSecond | None, cores: PerSecond | None) -> str:
     """A rate in cycles, and in cores where they are known."""
     if rate is None:
         return "unquantified"
-    in_cores = "" if cores is None else f" ({_small(cores.low)} to {_small(cores.high)} cores)"
+    in_cores = "" if cores is None else f" ({' to '.join(dict.fromkeys((_small(cores.low), _small(cores.high))))} cores)"
     return f"{'at least ' if rate.at_least and rate.low > 0 else ''}{span(rate)} cycles/s{in_cores}"
 
 
