@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds KVM's modules of Debian's 6.1 and 6.12 kernels, each as Debian has it (stock) and with the guard (guarded), and both of them for a
-# machine without a PMU, which then offers guests one all the same (stock-pmu, guarded-pmu):
-# `lab_kernels.sh [--newest] [6.1] [6.12]`, by default both. A second run does nothing; a changed patch builds its modules again.
+# Builds KVM's modules of Debian's 6.1 and 6.12 kernels, each as Debian has it (stock) and with the guard (guarded), and both of them told
+# of a PMU that the machine does not have (stock-pmu, guarded-pmu): `lab_kernels.sh [--newest] [6.1] [6.12]`, by default both lineages. A
+# second run does nothing; a changed patch builds its modules again.
 # --newest looks whether the archive has a newer kernel since, and puts it in the place of the old one; without it, what was
 # fetched once stays.
 #

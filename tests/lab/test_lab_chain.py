@@ -11,15 +11,19 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).with_name("chain")))  # the modules of the lab, which hold no tests
+# The modules of the lab, which hold no tests.
+sys.path.insert(0, str(Path(__file__).with_name("host")))
+sys.path.insert(0, str(Path(__file__).with_name("chain")))
 
 from chain_guests import GUESTS, VARIANTS, Guest
-from chain_host import Kernels, LabError, make_boot_sector
+from chain_host import make_boot_sector
 from chain_lab import README, RECORDED, RESULTS, observe
 from chain_recording import Recording, read_recording
-from chain_table import BEGIN, END, NoPlaceError, block_in, block_of, table_of, with_block
+from chain_table import BEGIN, END, block_of, table_of
 from chain_tree import ROUNDS, ticks_of
 from chain_verdicts import TOLERANCE_TICKS, Cell, cells_of, missing_from
+from emulated_host import Kernels, LabError
+from marked_block import NoPlaceError, block_in, with_block
 
 from exitguard.facts import domain_xml
 from exitguard.facts.qemu_command_line import read_cpu_argument
@@ -97,7 +101,7 @@ def test_a_cell_that_saves_and_is_not_effective_is_told(recording: Recording) ->
 def test_table_in_readme_is_that_of_the_recording() -> None:
     recording = read_recording(RECORDED)
     cells = cells_of(recording, load_rulebook())
-    assert block_in(README.read_text()).strip() == block_of(recording, cells).strip()
+    assert block_in(README.read_text(), BEGIN, END).strip() == block_of(recording, cells).strip()
 
 
 def test_table_has_a_row_a_cell_and_marks_what_saves(cells: tuple[Cell, ...]) -> None:
@@ -144,14 +148,14 @@ def test_guest_that_did_not_come_to_its_end_is_no_cell(tmp_path: Path) -> None:
 
 def test_missing_kernels_are_named_with_the_command_that_builds_them(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"guarded-pmu.* scripts/lab_kernels.sh 6.1"):
-        observe(tmp_path, Kernels(tmp_path), VARIANTS, load_rulebook())
+        observe(tmp_path, Kernels(tmp_path / "6.1"), VARIANTS, load_rulebook())
 
 
 def test_block_is_replaced_and_the_rest_of_the_readme_stays() -> None:
     readme = f"before\n{BEGIN}\nold\n{END}\nafter\n"
-    assert with_block(with_block(readme, "new\n"), "newest\n") == f"before\n{BEGIN}\n\nnewest\n\n{END}\nafter\n"
+    assert with_block(with_block(readme, "new\n", BEGIN, END), "newest\n", BEGIN, END) == f"before\n{BEGIN}\n\nnewest\n\n{END}\nafter\n"
 
 
 def test_readme_without_a_place_for_the_table_is_refused_with_the_lines_to_add() -> None:
     with pytest.raises(NoPlaceError, match="chain lab: begin"):
-        with_block("no place", "new")
+        with_block("no place", "new", BEGIN, END)

@@ -12,10 +12,10 @@ from exitguard.model.kernel import Body, KernelState
 
 KERNELS = Path(__file__).parents[2] / ".local/lab-kernels"
 EXPECTED = {
-    ("6.1", "stock"): (KernelState.AFFECTED, Body.A),
-    ("6.1", "guarded"): (KernelState.GUARDED, Body.A),
-    ("6.12", "stock"): (KernelState.AFFECTED, Body.B),
-    ("6.12", "guarded"): (KernelState.GUARDED, Body.B),
+    (lineage, f"{state}{pmu}"): (expected, body)
+    for lineage, body in (("6.1", Body.A), ("6.12", Body.B))
+    for state, expected in (("stock", KernelState.AFFECTED), ("guarded", KernelState.GUARDED))
+    for pmu in ("", "-pmu")
 }
 MODULES = ("kvm.ko", "kvm-amd.ko", "kvm-intel.ko")
 

@@ -56,7 +56,7 @@ def test_the_guard_on_body_b_saves_cycles_only_where_they_were_measured(cpu: Cpu
 @pytest.mark.parametrize(
     ("state", "body", "expected"),
     [
-        (KernelState.GUARDED, Body.A, (204, 204)),
+        (KernelState.GUARDED, Body.A, (204, 231)),
         (KernelState.GUARDED, Body.B, (216, 230)),
         (KernelState.AFFECTED, Body.B, (185, 197)),
         (KernelState.AFFECTED, Body.A, (0, 0)),

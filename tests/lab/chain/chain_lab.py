@@ -5,20 +5,24 @@ nothing, and tells of the recording that is kept. Ends with 1 where a cell does 
 """
 
 import argparse
-import subprocess
 import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid5
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "host"))  # what the labs share
+
 from chain_guests import GUESTS, VARIANTS
-from chain_host import Kernels, LabError, make_disk, run_host, why_no_host
-from chain_qemus import RELEASES, PackagesError, unpacked, why_no_packages
+from chain_host import make_chain_disk, run_chain_host, why_no_boot_sector
+from chain_qemus import RELEASES, unpacked_qemu
 from chain_recording import HostRun, Origin, Recording, read_recording, write_recording
-from chain_table import NoPlaceError, block_of, table_of, with_block
+from chain_table import BEGIN, END, block_of, table_of
 from chain_tree import EXITS_PER_ROUND, complete, ticks_of
 from chain_verdicts import Cell, cells_of, missing_from
+from debian_packages import PackagesError, why_no_packages
+from emulated_host import Kernels, LabError, emulator, why_no_host
+from marked_block import NoPlaceError, with_block
 
 from exitguard.facts.collect import collect, read_identity
 from exitguard.facts.libvirt import Patience
@@ -40,18 +44,18 @@ _DISAGREES, _CANNOT_RUN = 1, 3
 
 def observe(folder: Path, kernels: Kernels, variants: tuple[str, ...], rulebook: Rulebook) -> Recording:
     """One boot of each variant. Raises LabError, PackagesError."""
-    for missing in (kernels.why_not(variants), why_no_packages(), why_no_host()):
+    for missing in (kernels.why_not(variants), why_no_packages(), why_no_host(), why_no_boot_sector()):
         if missing is not None:
             raise LabError(missing)
     folder.mkdir(parents=True, exist_ok=True)
-    qemus = {release.suite: unpacked(release, folder / "qemu") for release in RELEASES}
-    disk = make_disk(folder, kernels, variants, qemus, GUESTS)
+    qemus = {release.suite: unpacked_qemu(release, folder / "qemu") for release in RELEASES}
+    disk = make_chain_disk(folder, kernels, variants, qemus, GUESTS)
     hosts = []
     for variant in variants:
         started = time.monotonic()
         here = folder / variant
         here.mkdir(exist_ok=True)
-        tree = run_host(here, disk, kernels, variant)
+        tree = run_chain_host(here, disk, kernels, variant)
         ticks = {guest.uuid: ticks_of(tree, guest) for guest in GUESTS}
         complete(tree, kernels, variant, qemus, GUESTS)
         facts = _facts(tree, variant, rulebook)
@@ -75,13 +79,11 @@ def _facts(tree: Path, variant: str, rulebook: Rulebook) -> FactsDocument:
 
 
 def _origin(kernels: Kernels) -> Origin:
-    lines = (kernels.folder / "built-from").read_text().splitlines()
-    version = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
     return Origin(
         recorded_at=_now(),
         command="make lab-chain" if kernels.folder == KERNELS else "tests/lab/chain/chain_lab.py --kernels FOLDER",
-        kernel=dict(line.split(" ", 1) for line in lines),
-        emulator=f"{version}, TCG, -icount shift=0, -cpu EPYC,+svm,+npt",
+        kernel=kernels.built_from,
+        emulator=emulator(),
         exits_per_round=EXITS_PER_ROUND,
     )
 
@@ -133,9 +135,9 @@ def main() -> int:
     if asked.readme and status == 0:
         write_recording(recording, RECORDED)
         try:
-            README.write_text(with_block(README.read_text(), block_of(recording, cells)))
+            README.write_text(with_block(README.read_text(), block_of(recording, cells), BEGIN, END))
         except NoPlaceError as error:
-            _say(str(error))
+            _say(f"README.md: {error}")
             return _DISAGREES
     return status
 

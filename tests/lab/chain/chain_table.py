@@ -1,4 +1,4 @@
-"""The cells of the chain lab as a Markdown table, and the place of it in README.md. Pure."""
+"""The cells of the chain lab as a Markdown table, and the lines of README.md between which it stands. Pure."""
 
 import textwrap
 from collections.abc import Iterable
@@ -13,10 +13,6 @@ _WIDTH = 130
 _HEAD = """| KVM | QEMU | -cpu | ticks an exit | saved: counted | predicted | the chain, as judged | agrees |
 | --- | --- | --- | ---: | ---: | ---: | --- | --- |
 """
-
-
-class NoPlaceError(Exception):
-    """README.md lacks the lines between which the table stands."""
 
 
 def table_of(cells: Iterable[Cell]) -> str:
@@ -48,24 +44,6 @@ def block_of(recording: Recording, cells: tuple[Cell, ...]) -> str:
         "kernel, QEMU and -cpu are read from that host, and libvirt definitions that say the same are supplied."
     )
     return "\n".join(lines) + "\n\n" + textwrap.fill(told, width=_WIDTH, break_on_hyphens=False) + "\n"
-
-
-def with_block(readme: str, block: str) -> str:
-    """README.md with `block` in its place. Raises NoPlaceError."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise NoPlaceError(f"README.md has no place for the table: put these two lines where it is to stand:\n{BEGIN}\n{END}")
-    return f"{before}{BEGIN}\n\n{block}\n{END}{after}"
-
-
-def block_in(readme: str) -> str:
-    """What stands in README.md between the two lines. Raises NoPlaceError."""
-    _, begin, rest = readme.partition(BEGIN)
-    block, end, _ = rest.partition(END)
-    if not begin or not end:
-        raise NoPlaceError("README.md has no table of the chain lab")
-    return block
 
 
 def _place(cell: Cell) -> str:

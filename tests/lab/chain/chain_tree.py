@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from chain_guests import Guest
-from chain_host import Kernels, LabError
+from emulated_host import Kernels, LabError
 
 from exitguard.facts.libvirt_files import DEFINITIONS, RUNNING, SAVES
 
