@@ -88,7 +88,7 @@ PARSERS: dict[str, Callable[[Path], object]] = {
 CASES = sorted(
     case
     for source in HERE.iterdir()
-    if source.is_dir() and source.name not in ("__pycache__", "machine_code", "openstack")
+    if source.is_dir() and source.name not in ("__pycache__", "machine_code", "openstack", "probe", "exit_reasons")
     for case in source.iterdir()
 )
 

@@ -1,9 +1,14 @@
-"""When exits are traced: where the operator wants it, before every so many samples, and only while it costs little of what it measures."""
+"""When exits are traced: where the operator wants it, before every so many samples, and only while it costs little of what it measures.
+
+By perf's counters, which the kernel removes with the process and which cost less. More vCPUs than these are to be had for take turns; or,
+where the kernel's histogram may be used, all are counted by that at once.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from exitguard.daemon.log import get_logger
+from exitguard.facts.exit_reasons.reading import count_exits, why_not
 from exitguard.facts.traced_exits import MOST_THREADS, trace_exits, vcpu_threads
 from exitguard.facts.tree import HostTree
 from exitguard.model.host import Cpu
@@ -50,6 +55,8 @@ class Tracing:
             return None
         self._passed = 0
         threads = {run.uuid: vcpu_threads(tree, run.pid) for run in runs}
+        if sum(map(len, threads.values())) > MOST_THREADS and why_not(tree) is None:
+            return count_exits(tree, threads, reasons, self.seconds)
         turn = {uuid: threads[uuid] for uuid in sorted(threads, key=self._turn) if 0 < len(threads[uuid]) <= MOST_THREADS}
         traced = trace_exits(tree, turn, reasons, self.seconds)
         if traced.value is not None:
