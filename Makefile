@@ -28,10 +28,10 @@ state := .local/state
 coverage := .local/coverage
 tested := $(shell find agent tests policies playbooks deploy scripts -type f -not -name '*.pyc' 2>/dev/null) pyproject.toml
 
-.PHONY: help setup setup-dev audit test test-openstack check deb lab-kernels lab lab-chain soak fuzz mutation bench generate clean
+.PHONY: help setup setup-dev audit test test-openstack check deb lab-kernels lab lab-chain lab-story soak fuzz mutation bench generate clean
 
 help:
-	@sed -n 's/^#   //p' Makefile; echo 'others: setup check test-openstack lab-kernels lab lab-chain soak fuzz mutation bench generate clean'
+	@sed -n 's/^#   //p' Makefile; echo 'others: setup check test-openstack lab-kernels lab lab-chain lab-story soak fuzz mutation bench generate clean'
 
 setup:
 	@scripts/set_up.sh host
@@ -84,6 +84,10 @@ lab: lab-kernels
 # 24 real guests on those kernels, under emulation, beside what is said of them: some minutes and 400 MB more.
 lab-chain: lab-kernels
 	@scripts/lab_chain.sh
+
+# One virtual hypervisor from `affected` to `effective`, by plan, approval and reboots, as root: some ten minutes, 4 GB more the first time.
+lab-story: lab-kernels
+	@scripts/lab_story.sh
 
 # Mutation testing of the chain, on a copy of the tree; takes about half an hour. The goal is 90 %.
 mutation: setup-dev

@@ -75,18 +75,18 @@ def why_no_image() -> str | None:
     return None if _source_files() else f"apt has no sources of Debian {CODENAME} here"
 
 
-def cached_image(folder: Path) -> DebianImage:
+def cached_image(folder: Path, more_packages: tuple[str, ...] = ()) -> DebianImage:
     """The image below `folder`, built there unless this very recipe has been built before. Raises ImageError."""
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / "lock"):
-        finished = folder / hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+        finished = folder / hashlib.sha256(Path(__file__).read_bytes() + repr(more_packages).encode()).hexdigest()[:16]
         if not finished.is_dir():
             for leftover in folder.iterdir():  # of a build that was killed, or of an old recipe that no machine runs from any more
                 if leftover.is_dir() and (leftover.name.startswith(_BUILDING) or time.time() - leftover.stat().st_mtime > _KEPT_SECONDS):
                     shutil.rmtree(leftover)
             building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=folder))
             try:
-                _build(building)
+                _build(building, more_packages)
                 building.rename(finished)
             except BaseException:
                 shutil.rmtree(building)
@@ -98,7 +98,7 @@ def _image_in(folder: Path) -> DebianImage:
     return DebianImage(folder / "disk", folder / "kernel", folder / "key", folder / "known_hosts")
 
 
-def _build(folder: Path) -> None:
+def _build(folder: Path, more_packages: tuple[str, ...]) -> None:
     image = _image_in(folder)
     root = folder / "root"
     options = ["--mode=root", "--variant=minbase", "--aptopt=APT::Install-Recommends false"]
@@ -106,7 +106,7 @@ def _build(folder: Path) -> None:
     options += [f"--dpkgopt={option}" for option in ("force-unsafe-io", "force-confold")]
     # The kernel that QEMU starts needs no initramfs; the package makes a small one once, and no other package makes it anew.
     keep_initramfs = 'mkdir -p "$1/etc/initramfs-tools"; echo update_initramfs=no >"$1/etc/initramfs-tools/update-initramfs.conf"'
-    options += [f"--setup-hook={keep_initramfs}", f"--include={','.join(_PACKAGES)}"]
+    options += [f"--setup-hook={keep_initramfs}", f"--include={','.join((*_PACKAGES, *more_packages))}"]
     _run("mmdebstrap", *options, CODENAME, str(root), *map(str, _source_files()))
     _set_up(root, image)
     kernel = next((root / "boot").glob("vmlinuz-*"))

@@ -247,15 +247,22 @@ class Machine:
     # --- QEMU -------------------------------------------------------------------------------------------------------------------
 
     def _qemu_command(self) -> list[str]:
-        disk = f"if=none,id=disk,file={self.image.disk},format=raw,snapshot=on"
+        disk = f"if=none,id=disk,file={self.image.disk},format=raw{self._disk_options()}"
         words = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "EPYC,+svm,+npt"]
         words += ["-smp", "2", "-m", str(self.memory_mib), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-        words += ["-kernel", str(self.image.kernel), "-append", "root=/dev/nvme0n1 rw console=ttyS0 panic=-1 systemd.log_color=0"]
+        words += ["-kernel", str(self._kernel()), "-append", "root=/dev/nvme0n1 rw console=ttyS0 panic=-1 systemd.log_color=0"]
         words += ["-drive", disk, "-device", "nvme,drive=disk,serial=disk", "-device", "virtio-rng-pci"]
         words += ["-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22", "-device", "virtio-net-pci,netdev=net"]
         words += ["-uuid", "6e8bc430-9c3a-11d9-9669-0800200c9a66"]  # the firmware's, which only root may read inside
         words += ["-serial", f"file:{self._folder}/serial.log", "-qmp", f"unix:{self._folder}/monitor,server=on,wait=off"]
         return _ending_with_us(words)
+
+    def _kernel(self) -> Path:
+        return self.image.kernel
+
+    def _disk_options(self) -> str:
+        """Nothing that is written is kept."""
+        return ",snapshot=on"
 
     def _connect_monitor(self, deadline: float) -> "_Monitor":
         while True:
