@@ -40,6 +40,11 @@ def test_unknown_measurement_is_refused_and_the_known_ones_are_named() -> None:
     assert "audit-500, audit-5000, event-500, version, scrape-30" in result.stderr
 
 
+def test_what_writes_the_ledger_s_table_itself_knows_its_columns() -> None:
+    result = bench("--pairs", "1", "ledger-1m")
+    assert result.returncode == 0, result.stdout
+
+
 def test_every_measurement_stands_in_the_readme() -> None:
     text = (BENCH / "README.md").read_text()
     names = bench("--help").stdout.partition("of ")[2].partition(";")[0].replace(",", " ").split()
