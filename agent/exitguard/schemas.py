@@ -14,6 +14,7 @@ from exitguard.policy.json_schema import policy_schemas
 from exitguard.report.changes import Changes
 from exitguard.report.cloud_groups import CloudGroups
 from exitguard.report.cloud_tenant import TenantReport
+from exitguard.report.formats.as_json import Reports
 from exitguard.report.run_table import RunStatus
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -28,6 +29,7 @@ _DOCUMENTS: dict[str, type[Record]] = {
     "kernel-inspection": KernelInspection,
     "measurement": Measurement,
     "plan": Plan,
+    "reports": Reports,
     "run": RunStatus,
     "samples": Samples,
     "savings": Savings,

@@ -89,6 +89,7 @@ def judge_domain(domain: DomainFacts, host: HostJudgement) -> DomainJudgement:
         name=domain.name,
         active=domain.active.value,
         owner=domain.owner,
+        project=domain.nova.project if domain.nova is not None else None,
         pmu=PmuReport(persistent=persistent, live=live),
         chain=judge_chain(given),
         evidence=_evidence(domain, host, qemu_why, kept_why),

@@ -5,9 +5,9 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from exitguard.report.page import Look
@@ -25,30 +25,57 @@ def write_result(text: str | Iterable[str], output: Path | None) -> None:
 
     A reader that went away (`| head`) is no error: it has read what it wanted, and the exit code still tells the verdict.
     """
-    pieces = (text,) if isinstance(text, str) else text
+    with opened(output) as write:
+        for piece in (text,) if isinstance(text, str) else text:
+            write(piece)
+
+
+@contextlib.contextmanager
+def opened(output: Path | None) -> Iterator[Callable[[str], None]]:
+    """What writes to `output`, which is there only when all was written, or to standard output. Raises OutputError.
+
+    Each write tells its own failure, so that several can be open at once.
+    """
     if output is None:
-        _write_stdout(pieces)
+        if sys.stdout is None:  # `>&-`
+            raise OutputError("standard output is closed: expected somewhere to write to, or --output FILE")
+        yield _to_stdout
+        _to_stdout("", flush=True)
         return
-    try:
-        _write_file(pieces, output)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise OutputError(
-            f"{output}: could not be written: {reason}. Expected a file name in a directory that can be written to."
-        ) from error
+    with contextlib.ExitStack() as stack:
+        with _failing_for(output):
+            file = stack.enter_context(_file(output))
+
+        def write(text: str) -> None:
+            with _failing_for(output):
+                file.write(text)
+
+        yield write
+        with _failing_for(output):
+            stack.close()
 
 
-def _write_stdout(pieces: Iterable[str]) -> None:
-    if sys.stdout is None:  # `>&-`
-        raise OutputError("standard output is closed: expected somewhere to write to, or --output FILE")
+def _to_stdout(text: str, *, flush: bool = False) -> None:
     try:
-        sys.stdout.writelines(pieces)
-        sys.stdout.flush()
+        sys.stdout.write(text)
+        if flush:
+            sys.stdout.flush()
     except BrokenPipeError:
         silence_stdout()
     except OSError as error:
         silence_stdout()
         raise unwritable_stdout(error) from error
+
+
+@contextlib.contextmanager
+def _failing_for(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OutputError(
+            f"{output}: could not be written: {reason}. Expected a file name in a directory that can be written to."
+        ) from error
 
 
 def unwritable_stdout(error: OSError) -> OutputError:
@@ -64,21 +91,22 @@ def silence_stdout() -> None:
         os.close(descriptor)
 
 
-def _write_file(pieces: Iterable[str], output: Path) -> None:
+@contextlib.contextmanager
+def _file(output: Path) -> Iterator[TextIO]:
     """A temporary file beside the target, then a rename; devices and pipes, which cannot be replaced, are written to."""
     target = output.resolve()  # through a symbolic link, as a shell's `>` would
     mode = _mode(target)
     if mode is not None and not stat.S_ISREG(mode):
-        with target.open("w", encoding="utf-8") as file:  # a directory raises IsADirectoryError here
-            file.writelines(pieces)
+        with target.open("w", encoding="utf-8", newline="") as file:  # a directory raises IsADirectoryError here
+            yield file
         return
     temporary = target.with_name(f".{target.name[:200]}.{os.getpid()}.{os.urandom(4).hex()}")
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)  # less the umask
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
             if mode is not None:
                 os.fchmod(descriptor, stat.S_IMODE(mode))
-            file.writelines(pieces)
+            yield file
             file.flush()
             os.fsync(descriptor)
         temporary.replace(target)

@@ -1,7 +1,10 @@
-"""`exitguard report`: the last audit that was stored, or what changed since a time."""
+"""`exitguard report`: what the last audits found, of this host or of many, for every kind of reader; or what changed since a time."""
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,54 +12,193 @@ import typer
 
 from exitguard.cli.ledger import with_savings_of
 from exitguard.cli.log import configure_logging
-from exitguard.cli.options import ConfigOption, Format, FormatOption, OutputOption, StateDirOption
-from exitguard.cli.output import look_for, note, write_result
+from exitguard.cli.options import ConfigOption, OutputOption, StateDirOption, some_path, some_text
+from exitguard.cli.output import look_for, note, opened, write_result
 from exitguard.cli.refusal import Refusal
+from exitguard.cli.report_formats import Form, ReportFormat, formats_of, writer_for
 from exitguard.cli.target import Asked, state_dir_for
 
 if TYPE_CHECKING:
+    from exitguard.cli.report_inputs import ReportFiles
     from exitguard.model.documents import AuditReport
+    from exitguard.report.deeds import Deed
+    from exitguard.report.overview import Moment, Overview
+    from exitguard.report.result import HostResult
     from exitguard.store.host import HostStore
 
 #: A host is looked at far more often than this; an older report does not speak for it any more.
 STALE_AFTER = timedelta(days=1)
 
+
+class Only(StrEnum):
+    """Verdicts that may be asked for alone."""
+
+    PASS = "pass"  # noqa: S105 - a verdict, not a password
+    FAIL = "fail"
+    WAIVED = "waived"
+    NOT_APPLICABLE = "not_applicable"
+    UNKNOWN = "unknown"
+    ERROR = "error"
+
+
+class GroupBy(StrEnum):
+    """By what hosts or domains may be put together."""
+
+    KERNEL = "kernel"
+    QEMU = "qemu"
+    CPU = "cpu"
+    CHAIN = "chain"
+    PROJECT = "project"
+    RULE = "rule"
+
+
+FilesArgument = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[FILE]...",
+        parser=some_path,
+        show_default=False,
+        help="Reports of hosts, as `audit --format json` writes them, or folders of them. Default: what this host remembers.",
+    ),
+]
+FormatsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="FORMAT[:FILE]",
+        parser=some_text,
+        help=f"{', '.join(ReportFormat)}; with :FILE it goes there. May be repeated. Default: table.",
+    ),
+]
+OnlyOption = Annotated[list[Only] | None, typer.Option("--only", help="Only findings with this verdict. May be repeated.")]
+GroupByOption = Annotated[GroupBy | None, typer.Option("--group-by", help="Put together what is alike; in table, markdown and html.")]
 AtOption = Annotated[str | None, typer.Option("--at", metavar="TIME", help="The report in force then, for example 2026-01-31T00:00:00Z.")]
 SinceOption = Annotated[str | None, typer.Option("--since", metavar="TIME", help="Instead: what changed since then, and what was lost.")]
 
 
 def report(
     context: typer.Context,
+    files: FilesArgument = None,
     *,
     at: AtOption = None,
     since: SinceOption = None,
-    output_format: FormatOption = Format.TABLE,
+    formats: FormatsOption = None,
+    only: OnlyOption = None,
+    group_by: GroupByOption = None,
     output: OutputOption = None,
     config: ConfigOption = None,
     state_dir: StateDirOption = None,
 ) -> None:
-    """Print the last stored audit without looking at the host again. One older than a day is stale: exit code 3 instead of 0."""
+    """Print the last stored audit, or those in files, without looking at a host. One older than a day is stale: exit code 3, not 0."""
     if at is not None and since is not None:
         raise typer.BadParameter("give either --at or --since", param_hint="--at")
+    if files and since is not None:
+        raise typer.BadParameter("tells what this host remembers: give no FILE", param_hint="--since")
     asked_at, asked_since = time_of(at, "--at"), time_of(since, "--since")
+    forms = formats_of(formats or [ReportFormat.TABLE], output)
+    if group_by is not None and not any(form.format.groups for form in forms):
+        raise typer.BadParameter("is for table, markdown and html", param_hint="--group-by")
     configure_logging(context.obj, os.environ)
+    now = datetime.now(UTC)
+    telling = _Telling(forms, asked_at, now, tuple(only or ()), group_by)
+    if files:
+        raise typer.Exit(_tell_files(files, telling))
     directory = state_dir_for(Asked(config=config, state_dir=state_dir), os.environ)
 
     from exitguard.store.host import HostStore
 
-    now = datetime.now(UTC)
     with HostStore.open(directory, now=now, read_only=True) as store:
         stored, stale = aged(last_report(store, asked_at), store.audited_at(asked_at), asked_at or now)
+        if asked_since is not None:
+            _tell_losses(store, stored.observed_at)
+            _tell_changes(store, asked_since, forms, config)
+            raise typer.Exit(stored.summary.exit_code)
         if asked_at is None:
             _tell_losses(store, stored.observed_at)
             stored = with_savings_of(stored, store, now)
-        text = (
-            _report(stored, output_format, output, stale=stale)
-            if asked_since is None
-            else _changes(store, asked_since, output_format, output)
-        )
-    write_result(text, output)
-    raise typer.Exit(stored.summary.exit_code)
+        history = _history_of_store(store, asked_at or now)
+    if stale and not any(form.format is ReportFormat.TABLE for form in forms):
+        note([f"exitguard: stale: this report is of {stored.observed_at:%Y-%m-%d %H:%M} UTC; run `exitguard audit`."])
+
+    from exitguard.report.result import HostResult
+
+    raise typer.Exit(telling.tell(iter([HostResult(stored, stale, str(directory))]), history))
+
+
+class _Telling:
+    """The hosts told in every form that was asked for, in one pass."""
+
+    def __init__(
+        self, forms: Sequence[Form], at: datetime | None, now: datetime, verdicts: tuple[Only, ...], group_by: GroupBy | None
+    ) -> None:
+        from exitguard.model.finding import Verdict
+        from exitguard.report.overview import GroupKey
+
+        self.forms = forms
+        self.at = at
+        self.now = now
+        self._only: tuple[Verdict, ...] = tuple(Verdict(each) for each in verdicts)
+        self._group_by: GroupKey | None = None if group_by is None else GroupKey(group_by)
+
+    def tell(self, results: "Iterator[HostResult]", history: "tuple[Moment, ...]", files: "ReportFiles | None" = None) -> int:
+        """Write all of it; the exit code."""
+        from exitguard.report.formats.writer import Setting
+        from exitguard.report.overview import Overview
+        from exitguard.report.result import HostResult, only
+
+        overview = Overview(group_by=self._group_by, history=history)
+        with ExitStack() as stack:
+            writers = []
+            for form in self.forms:
+                look = look_for(form.file, os.environ)
+                setting = Setting(generated_at=self.now, look=look, at=self.at, only=self._only, group_by=self._group_by)
+                writers.append((writer_for(form.format, setting), stack.enter_context(opened(form.file))))
+            for writer, write in writers:
+                for piece in writer.begin():
+                    write(piece)
+            for result in results:
+                chosen = HostResult(only(result.report, self._only), result.stale, result.source)
+                overview.add(chosen)
+                for writer, write in writers:
+                    for piece in writer.host(chosen):
+                        write(piece)
+            overview.unread = files.unread if files is not None else []
+            for writer, write in writers:
+                for piece in writer.end(overview):
+                    write(piece)
+        return self._exit_code(overview)
+
+    def _exit_code(self, overview: "Overview") -> int:
+        """Nagios's own where standard output is for Nagios."""
+        if any(form.format is ReportFormat.NAGIOS and form.file is None for form in self.forms):
+            from exitguard.report.formats.as_nagios import nagios_exit_code
+
+            return nagios_exit_code(overview)
+        return overview.exit_code
+
+
+def _tell_files(paths: Sequence[Path], telling: _Telling) -> int:
+    from exitguard.cli.report_inputs import look_through
+    from exitguard.report.overview import history_of
+    from exitguard.report.result import HostResult
+
+    found = look_through(paths, telling.at)
+
+    def results() -> "Iterator[HostResult]":
+        for path, report in found.read():
+            told, stale = aged(report, report.observed_at, telling.at or telling.now)
+            yield HostResult(told, stale, str(path))
+
+    code = telling.tell(results(), history_of(found.history), found)
+    note(f"exitguard: {sentence}" for sentence in found.unread)
+    return code
+
+
+def _history_of_store(store: "HostStore", until: datetime) -> "tuple[Moment, ...]":
+    from exitguard.report.overview import history_of
+
+    return history_of((store.host_id, at, code) for at, code in store.exit_codes(until))
 
 
 def last_report(store: "HostStore", at: datetime | None) -> "AuditReport":
@@ -84,23 +226,36 @@ def aged(stored: "AuditReport", audited_at: datetime | None, at: datetime) -> tu
     return stored, stale
 
 
-def _report(stored: "AuditReport", output_format: Format, output: Path | None, *, stale: bool) -> str:
-    from exitguard.report.json_document import json_text
-    from exitguard.report.table import audit_table
-
-    if output_format is Format.TABLE:
-        return audit_table(stored, look_for(output, os.environ), stale=stale)
-    if stale:
-        note([f"exitguard: stale: this report is of {stored.observed_at:%Y-%m-%d %H:%M} UTC; run `exitguard audit`."])
-    return json_text(stored)
-
-
-def _changes(store: "HostStore", since: datetime, output_format: Format, output: Path | None) -> str:
+def _tell_changes(store: "HostStore", since: datetime, forms: Sequence[Form], config: Path | None) -> None:
+    from exitguard.model.time import EPOCH
     from exitguard.report.changes import Changes, changes_page
+    from exitguard.report.deeds import with_runs
     from exitguard.report.json_document import json_text
 
-    changes = Changes(since=since, transitions=store.transitions(since), gaps=store.gaps(since))
-    return json_text(changes) if output_format is Format.JSON else changes_page(changes, look_for(output, os.environ))
+    transitions = with_runs(store.transitions(EPOCH), _deeds(config, store.host_id))
+    changes = Changes(since=since, transitions=tuple(each for each in transitions if each.at >= since), gaps=store.gaps(since))
+    for form in forms:
+        if form.format not in (ReportFormat.TABLE, ReportFormat.JSON):
+            raise typer.BadParameter(f"changes are told as table or json, not as {form.format}", param_hint="--since")
+    for form in forms:
+        json = form.format is ReportFormat.JSON
+        write_result(json_text(changes) if json else changes_page(changes, look_for(form.file, os.environ)), form.file)
+
+
+def _deeds(config: Path | None, host_id: str) -> "Iterator[Deed]":
+    """What runs of plans on this machine changed on the host; what may not be read is told, and left out."""
+    from exitguard.cli.remedy_setup import runs_dir
+    from exitguard.report.deeds import deeds_of
+    from exitguard.store.errors import StoreError
+    from exitguard.store.journal import RunStore
+
+    runs = RunStore(runs_dir(config, None))
+    try:
+        for run_id in runs.run_ids():
+            record = runs.read(run_id)
+            yield from (deed for deed in deeds_of(run_id, record.plan, record.events) if deed.host_id == host_id)
+    except StoreError as error:
+        note([f"exitguard: which changes followed a run of a plan is not told: {error}"])
 
 
 def _tell_losses(store: "HostStore", since: datetime) -> None:

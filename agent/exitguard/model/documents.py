@@ -107,6 +107,8 @@ class DomainReport(Record):
     #: Whether it runs; None where that is not known.
     active: bool | None
     owner: Owner
+    #: Nova's project, where Nova's metadata names one.
+    project: str | None = Field(default=None, exclude_if=lambda project: project is None)
     pmu: PmuReport
     chain: Chain
     evidence: tuple[Evidence, ...]

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from exitguard.model.finding import Subject, Verdict
 from exitguard.model.record import Record
 from exitguard.model.time import UtcTime
@@ -18,6 +20,8 @@ class Transition(Record):
     now: Verdict | None
     reason: str
     at: UtcTime
+    #: The run of a plan that had changed the subject or its host since the verdict before; told, never stored.
+    after_run: str | None = Field(default=None, exclude_if=lambda run: run is None)
 
 
 class Gap(Record):

@@ -12,7 +12,7 @@ from exitguard.model.finding import SubjectKind, Verdict
 from exitguard.model.history import Gap, Transition
 from exitguard.model.record import Record
 from exitguard.model.time import UtcTime
-from exitguard.report.page import DOUBT, FAINT, STRONG, Look, counted, hanging, heading, indented, render
+from exitguard.report.page import CALM, DOUBT, FAINT, STRONG, Look, counted, hanging, heading, indented, render
 from exitguard.report.table_findings import VERDICT_STYLES
 from exitguard.report.words import label
 
@@ -77,6 +77,7 @@ def _transition(transition: Transition, look: Look) -> Text:
         look.foreign(transition.subject.name or transition.subject.id, limit_characters=64),
         look.own(": ", FAINT),
         look.foreign(transition.reason, limit_characters=400),
+        look.own("" if transition.after_run is None else f" (after run {transition.after_run})", CALM),
     )
 
 

@@ -8,6 +8,14 @@ from pydantic import BaseModel
 
 def json_text(document: BaseModel) -> str:
     """`document` as indented JSON."""
-    text = document.model_dump_json(indent=2, ensure_ascii=True)
-    # RFC 8259 section 7 lets DEL stand bare in a string; it is the one ASCII control character that could get here.
-    return text.replace("\x7f", "\\u007f") + "\n"
+    return _harmless(document.model_dump_json(indent=2, ensure_ascii=True)) + "\n"
+
+
+def json_line(document: BaseModel) -> str:
+    """`document` as JSON on one line, without its end."""
+    return _harmless(document.model_dump_json(ensure_ascii=True))
+
+
+def _harmless(text: str) -> str:
+    """RFC 8259 section 7 lets DEL stand bare in a string; it is the one ASCII control character that could get here."""
+    return text.replace("\x7f", "\\u007f")

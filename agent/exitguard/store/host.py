@@ -236,6 +236,11 @@ class HostStore:
         with self._read() as connection:
             return rows.read_transitions(connection, since)
 
+    def exit_codes(self, until: datetime) -> tuple[tuple[datetime, int], ...]:
+        """Whenever the reports' head became another, up to `until`: when, and the exit code from then on, oldest first."""
+        with self._read() as connection:
+            return rows.read_exit_codes(connection, until)
+
     def gaps(self, since: datetime) -> tuple[Gap, ...]:
         """The periods that reach to `since` or beyond in which observations were dropped; the one that still lasts comes last."""
         noted = self._read_note()

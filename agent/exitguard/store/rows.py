@@ -18,7 +18,7 @@ from exitguard.model.history import Gap, Transition
 from exitguard.model.host import Target
 from exitguard.model.samples import Samples
 from exitguard.model.time import format_rfc3339, from_microseconds, to_microseconds
-from exitguard.store.sections import DOMAIN, FINDING, HEAD, ORDER, Changes, Held, Key, Part, join
+from exitguard.store.sections import DOMAIN, FINDING, HEAD, ORDER, Changes, Held, Key, Part, exit_code_of, join
 from exitguard.store.tables import BLIND, UPDATE, facts_document, gap, machine, observation, samples, section, spool, transition
 
 #: Samples repeat the same ids again and again: the fastest level already makes them small.
@@ -243,6 +243,17 @@ def read_report(connection: Connection, heartbeat: RowMapping) -> AuditReport:
         for kind, line, body, updated_at in connection.execute(statement.where(holds))
     )
     return join(parts, from_microseconds(heartbeat["observed_at"]))
+
+
+def read_exit_codes(connection: Connection, until: datetime) -> tuple[tuple[datetime, int], ...]:
+    """Whenever the head of the reports became another, up to `until`: when, and the exit code from then on."""
+    statement = (
+        select(observation.c.observed_at, section.c.body)
+        .join_from(section, observation, observation.c.seq == section.c.since_seq)
+        .where(section.c.kind == HEAD, _is_kept(), observation.c.observed_at <= to_microseconds(until))
+        .order_by(observation.c.seq)
+    )
+    return tuple((from_microseconds(at), exit_code_of(body)) for at, body in connection.execute(statement))
 
 
 def write_transitions(connection: Connection, seq: int, transitions: Iterable[Transition]) -> None:

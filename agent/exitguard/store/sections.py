@@ -179,6 +179,14 @@ def join(parts: Iterable[Part], observed_at: datetime) -> AuditReport:
     return AuditReport.model_validate_json(text)
 
 
+def exit_code_of(head: bytes) -> int:
+    """The exit code in the body of a head. Raises ValueError where there is none."""
+    try:
+        return int(json.loads(head)["summary"]["exit_code"])
+    except (KeyError, TypeError) as error:
+        raise ValueError("the head of a report has no exit code") from error
+
+
 def _head_section(report: AuditReport, at: datetime) -> Section:
     return Section(Key(HEAD), _unstamped(report.model_dump_json(exclude={"observed_at", "domains", "findings"}), at))
 

@@ -1,0 +1,382 @@
+"""What many hosts come to: counts, groups, what is wrong most, what to do first, and what it is worth. Hosts are added one by one."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from exitguard.model.documents import DomainReport
+from exitguard.model.evidence import Evidence
+from exitguard.model.finding import EXIT_COMPLIANT, EXIT_ERROR, EXIT_NOT_COMPLIANT, EXIT_UNKNOWN, Finding, Severity, Verdict
+from exitguard.model.kernel import Body, KernelState
+from exitguard.model.ledger import GuardSaving
+from exitguard.model.pmu import LinkName, NextAction
+from exitguard.model.rates import HostSavings, PerSecond, Rates
+from exitguard.report.result import HostResult
+
+#: Of the hosts that a problem or a step names.
+MOST_NAMES = 8
+#: Error beats failure beats unknown.
+WORST_FIRST = (EXIT_ERROR, EXIT_NOT_COMPLIANT, EXIT_UNKNOWN, EXIT_COMPLIANT)
+#: In which order steps of the same worth are done: a link takes effect only after the ones before it.
+ACTION_ORDER = (
+    NextAction.BOOT_INSTALLED_KERNEL,
+    NextAction.INSTALL_GUARDED_KERNEL,
+    NextAction.UPGRADE_QEMU,
+    NextAction.SET_PMU_OFF,
+    NextAction.SET_PMU_OFF_IN_NOVA,
+    NextAction.RESTART_GUEST,
+    NextAction.ASK_OWNER,
+    NextAction.OBSERVE,
+)
+_VERDICT_ORDER = (Verdict.ERROR, Verdict.FAIL, Verdict.UNKNOWN, Verdict.WAIVED, Verdict.NOT_APPLICABLE, Verdict.PASS)
+_SEVERITY_ORDER = tuple(Severity)
+#: The step that mends each link.
+_LINK_OF = {
+    NextAction.BOOT_INSTALLED_KERNEL: LinkName.KERNEL,
+    NextAction.INSTALL_GUARDED_KERNEL: LinkName.KERNEL,
+    NextAction.UPGRADE_QEMU: LinkName.PROPAGATED,
+    NextAction.SET_PMU_OFF: LinkName.DEFINED,
+    NextAction.SET_PMU_OFF_IN_NOVA: LinkName.DEFINED,
+    NextAction.RESTART_GUEST: LinkName.RUNNING,
+}
+
+#: What becomes of exits with work that could be spared, in the words of a chart.
+_STANDINGS = {
+    "saved": "saved",
+    "available": "available",
+    "defined": "held back: not defined off",
+    "running": "held back: runs with the PMU on",
+    "propagated": "held back: QEMU does not tell KVM",
+    "kernel": "held back: kernel without the guard",
+    "kept": "held back: the owner undoes it",
+    "opted_out": "opted out: the guest wants its PMU",
+    "violated": "violated: the guest wants its PMU and lacks it",
+    "nothing": "nothing to save on this kernel",
+    "unknown": "not known",
+}
+
+
+def standing_words(name: str) -> str:
+    """A key of `Overview.skips_by_standing` in words."""
+    return _STANDINGS.get(name, name)
+
+
+class GroupKey(StrEnum):
+    """By what hosts or domains are put together."""
+
+    KERNEL = "kernel"
+    QEMU = "qemu"
+    CPU = "cpu"
+    CHAIN = "chain"
+    PROJECT = "project"
+    RULE = "rule"
+
+
+@dataclass(frozen=True, slots=True)
+class HostLine:
+    """What is kept of a host."""
+
+    id: str
+    name: str
+    exit_code: int
+    stale: bool
+    observed_at: datetime
+    kernel_release: str | None
+    kernel_state: KernelState
+    body: Body | None
+    domains: int
+    by_verdict: dict[str, int]
+    by_chain: dict[str, int]
+    saved: PerSecond | None
+    available: PerSecond | None
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """How many hosts were how at a time."""
+
+    at: datetime
+    by_exit_code: Mapping[int, int]
+
+
+@dataclass(slots=True)
+class Problem:
+    """Findings of one rule with one verdict, for one reason. What decides is kept of the first."""
+
+    rule: str
+    verdict: Verdict
+    severity: Severity
+    reason: str
+    remedy: str | None
+    waiver: str | None
+    evidence: tuple[Evidence, ...]
+    since: datetime | None
+    count: int = 0
+    #: Names of hosts, each once; the first few.
+    hosts: list[str] = field(default_factory=list)
+    #: `domain on host`, or a host alone; the first few.
+    subjects: list[str] = field(default_factory=list)
+    host_count: int = 0
+
+
+@dataclass(slots=True)
+class Step:
+    """What to do next, on how many hosts, and what it would release at once; None: that is not quantified anywhere."""
+
+    action: NextAction
+    domains: int = 0
+    host_count: int = 0
+    hosts: list[str] = field(default_factory=list)
+    #: Cycles a second that this link alone holds back first.
+    available: PerSecond | None = None
+    #: Exits a second that would skip the work and have no cost in cycles.
+    unquantified_skips: float = 0.0
+
+
+@dataclass(slots=True)
+class Group:
+    """Hosts, or domains, that are alike in what was asked for."""
+
+    name: str
+    hosts: int = 0
+    domains: int = 0
+    #: Hosts by exit code; empty where the group is of domains.
+    by_exit_code: Counter[int] = field(default_factory=Counter)
+    by_verdict: Counter[str] = field(default_factory=Counter)
+    available: PerSecond | None = None
+
+
+@dataclass
+class Overview:
+    """Add hosts, then read."""
+
+    group_by: GroupKey | None = None
+    hosts: list[HostLine] = field(default_factory=list)
+    by_exit_code: Counter[int] = field(default_factory=Counter)
+    by_verdict: Counter[str] = field(default_factory=Counter)
+    by_chain: Counter[str] = field(default_factory=Counter)
+    by_kernel: Counter[KernelState] = field(default_factory=Counter)
+    stale: int = 0
+    domains: int = 0
+    saved: PerSecond | None = None
+    available: PerSecond | None = None
+    #: Hosts with a ledger.
+    accounted: int = 0
+    unquantified_saved_skips: float = 0.0
+    #: Exits a second with skipped work, by what holds the saving back: `saved`, a link, or why it is none.
+    skips_by_standing: dict[str, float] = field(default_factory=dict)
+    #: A sentence for each report that could not be read: what it would say is missing here.
+    unread: list[str] = field(default_factory=list)
+    #: When how many hosts were how, oldest first; empty where there is no history.
+    history: tuple["Moment", ...] = ()
+    _steps: dict[NextAction, Step] = field(default_factory=dict)
+    _problems: dict[tuple[str, Verdict, str], Problem] = field(default_factory=dict)
+    _groups: dict[str, Group] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """That of all hosts together; no host at all is unknown, and one that could not be read is an error."""
+        if self.unread:
+            return EXIT_ERROR
+        return next((code for code in WORST_FIRST if self.by_exit_code[code]), EXIT_UNKNOWN)
+
+    def add(self, result: HostResult) -> None:
+        """Count one host."""
+        report = result.report
+        savings = report.savings
+        rates = savings.now if savings is not None else None
+        line = HostLine(
+            id=report.host.id,
+            name=result.name,
+            exit_code=result.exit_code,
+            stale=result.stale,
+            observed_at=report.observed_at,
+            kernel_release=report.host.kernel.release,
+            kernel_state=report.host.kernel.state,
+            body=report.host.kernel.body,
+            domains=sum(report.summary.by_chain.values()),
+            by_verdict=report.summary.by_verdict,
+            by_chain=report.summary.by_chain,
+            saved=rates.saved_cycles_per_second if rates else None,
+            available=rates.available_cycles_per_second if rates else None,
+        )
+        self.hosts.append(line)
+        self.by_exit_code[line.exit_code] += 1
+        self.by_verdict.update(line.by_verdict)
+        self.by_chain.update(line.by_chain)
+        self.by_kernel[line.kernel_state] += 1
+        self.stale += result.stale
+        self.domains += line.domains
+        if savings is not None:
+            self._account(savings)
+        self._note_steps(result)
+        for finding in report.findings:
+            self._note(finding, result)
+        self._put(result, line)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What does not pass, the worst and most frequent first."""
+        found = [each for each in self._problems.values() if each.verdict not in (Verdict.PASS, Verdict.NOT_APPLICABLE)]
+        return sorted(
+            found, key=lambda each: (_VERDICT_ORDER.index(each.verdict), _SEVERITY_ORDER.index(each.severity), -each.count, each.rule)
+        )
+
+    @property
+    def steps(self) -> list[Step]:
+        """What to do next: what is worth most first, then what is not quantified, by the exits that wait for it."""
+
+        def worth(step: Step) -> tuple[float, float, int]:
+            return (-(step.available.low if step.available else 0.0), -step.unquantified_skips, ACTION_ORDER.index(step.action))
+
+        return sorted(self._steps.values(), key=worth)
+
+    @property
+    def groups(self) -> list[Group]:
+        """The groups that were asked for, those with the most that fails first."""
+        return sorted(self._groups.values(), key=lambda each: (-each.by_verdict[Verdict.FAIL], -each.hosts - each.domains, each.name))
+
+    def _account(self, savings: HostSavings) -> None:
+        rates = savings.now
+        self.accounted += 1
+        self.saved = _sum(self.saved, rates.saved_cycles_per_second)
+        self.available = _sum(self.available, rates.available_cycles_per_second)
+        self.unquantified_saved_skips += rates.unquantified_saved_skip_exits_per_second.high
+        for each in rates.standings:
+            held = each.standing.held_back_by
+            name = str(held) if each.standing.guard is GuardSaving.AVAILABLE and held is not None else str(each.standing.guard)
+            self.skips_by_standing[name] = self.skips_by_standing.get(name, 0.0) + each.skip_exits_per_second.high
+
+    def _note_steps(self, result: HostResult) -> None:
+        counted = Counter(domain.chain.next_action for domain in result.report.domains)
+        rates = result.report.savings.now if result.report.savings is not None else None
+        actions = [action for action in ACTION_ORDER if counted[action]]
+        for action in actions:
+            step = self._steps.setdefault(action, Step(action))
+            step.domains += counted[action]
+            step.host_count += 1
+            if len(step.hosts) < MOST_NAMES:
+                step.hosts.append(result.name)
+            # Where several steps mend one link, the first has all of it: nothing is promised twice.
+            link = _LINK_OF.get(action)
+            if rates is not None and link is not None and next(one for one in actions if _LINK_OF.get(one) is link) is action:
+                cycles, skips = _held_back(rates, link)
+                step.available = _sum(step.available, cycles)
+                step.unquantified_skips += skips
+
+    def _note(self, finding: Finding, result: HostResult) -> None:
+        key = (finding.rule, finding.verdict, finding.reason)
+        problem = self._problems.get(key)
+        if problem is None:
+            problem = self._problems[key] = Problem(
+                finding.rule,
+                finding.verdict,
+                finding.severity,
+                finding.reason,
+                finding.remedy,
+                finding.waiver,
+                finding.evidence,
+                finding.since,
+            )
+        problem.count += 1
+        if finding.since is not None:
+            problem.since = min(problem.since or finding.since, finding.since)
+        if not problem.hosts or problem.hosts[-1] != result.name:
+            problem.host_count += 1
+            if len(problem.hosts) < MOST_NAMES:
+                problem.hosts.append(result.name)
+        if len(problem.subjects) < MOST_NAMES:
+            named = finding.subject.name or finding.subject.id
+            problem.subjects.append(named if finding.subject.id == result.report.host.id else f"{named} on {result.name}")
+
+    def _put(self, result: HostResult, line: HostLine) -> None:
+        if self.group_by is None:
+            return
+        if self.group_by in (GroupKey.KERNEL, GroupKey.QEMU, GroupKey.CPU):
+            group = self._group(_host_group(self.group_by, result))
+            group.hosts += 1
+            group.domains += line.domains
+            group.by_exit_code[line.exit_code] += 1
+            group.by_verdict.update(line.by_verdict)
+            group.available = _sum(group.available, line.available)
+        elif self.group_by is GroupKey.RULE:
+            of_host: set[str] = set()
+            for finding in result.report.findings:
+                group = self._group(finding.rule)
+                group.by_verdict[finding.verdict] += 1
+                of_host.add(finding.rule)
+            for rule in of_host:
+                self._groups[rule].hosts += 1
+        else:
+            self._put_domains(result)
+
+    def _put_domains(self, result: HostResult) -> None:
+        verdicts: dict[str, Counter[str]] = {}
+        for finding in result.report.findings:
+            verdicts.setdefault(finding.subject.id, Counter())[finding.verdict] += 1
+        seen: set[str] = set()
+        for domain in result.report.domains:
+            name = str(domain.chain.state) if self.group_by is GroupKey.CHAIN else _project(domain)
+            group = self._group(name)
+            group.domains += 1
+            group.hosts += name not in seen
+            seen.add(name)
+            group.by_verdict.update(verdicts.get(domain.uuid, {}))
+
+    def _group(self, name: str) -> Group:
+        return self._groups.setdefault(name, Group(name))
+
+
+def _host_group(key: GroupKey, result: HostResult) -> str:
+    host = result.report.host
+    if key is GroupKey.KERNEL:
+        return f"{host.kernel.release or 'not known'} ({host.kernel.state})"
+    if key is GroupKey.CPU:
+        return host.cpu.value.model_name if host.cpu.value is not None else "not known"
+    versions = sorted(_qemu_versions(result))
+    return ", ".join(versions) or "not known"
+
+
+def _qemu_versions(result: HostResult) -> Iterator[str]:
+    for binary in result.report.host.qemu.value or ():
+        yield binary.version.value.version if binary.version.value is not None else "not known"
+
+
+def _project(domain: DomainReport) -> str:
+    return domain.project or "no project"
+
+
+def _held_back(rates: Rates, link: LinkName) -> tuple[PerSecond | None, float]:
+    """What runs wait for at this link first: cycles a second, and skips a second that have no cost."""
+    cycles: PerSecond | None = None
+    skips = 0.0
+    for each in rates.standings:
+        if each.standing.held_back_by is link and each.standing.guard is GuardSaving.AVAILABLE:
+            if each.standing.available is None:
+                skips += each.skip_exits_per_second.high
+            else:
+                cycles = _sum(cycles, each.available_cycles_per_second)
+    return cycles, skips
+
+
+def _sum(left: PerSecond | None, right: PerSecond | None) -> PerSecond | None:
+    if left is None or right is None:
+        return left or right
+    return PerSecond(low=left.low + right.low, high=left.high + right.high, at_least=left.at_least or right.at_least)
+
+
+def history_of(points: Iterable[tuple[str, datetime, int]]) -> tuple[Moment, ...]:
+    """How many hosts were how, whenever that changed, out of (host, when, exit code): each host is as it was seen last."""
+    latest: dict[str, int] = {}
+    moments: list[Moment] = []
+    for host, at, code in sorted(points, key=lambda point: point[1]):
+        if latest.get(host) == code:
+            continue
+        latest[host] = code
+        moment = Moment(at, Counter(latest.values()))
+        if moments and moments[-1].at == at:
+            moments.pop()
+        moments.append(moment)
+    return tuple(moments)

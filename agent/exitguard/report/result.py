@@ -1,0 +1,39 @@
+"""What a report tells of: the judged hosts, one after the other, each as it may be told now."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from exitguard.model.documents import AuditReport
+from exitguard.model.finding import EXIT_COMPLIANT, EXIT_UNKNOWN, SubjectKind, Verdict
+
+
+@dataclass(frozen=True)
+class HostResult:
+    """One host. `report.findings` are those that were asked for; `report.summary` is of all."""
+
+    report: AuditReport
+    #: The audit is too old to speak for the host now: it is no pass any more.
+    stale: bool
+    #: A file, or the store.
+    source: str
+
+    @property
+    def exit_code(self) -> int:
+        """What is said of the host: a stale host is not compliant, it is unknown."""
+        code = self.report.summary.exit_code
+        return EXIT_UNKNOWN if self.stale and code == EXIT_COMPLIANT else code
+
+    @property
+    def name(self) -> str:
+        """The host's name where it was seen, else its id."""
+        return self.report.host.hostname or self.report.host.id
+
+
+def only(report: AuditReport, verdicts: Collection[Verdict]) -> AuditReport:
+    """The report with the findings of these verdicts and the domains that they are about; the summary stays that of all."""
+    if not verdicts:
+        return report
+    findings = tuple(each for each in report.findings if each.verdict in verdicts)
+    about = {each.subject.id for each in findings if each.subject.kind is SubjectKind.DOMAIN}
+    domains = tuple(each for each in report.domains if each.uuid in about)
+    return report.model_copy(update={"findings": findings, "domains": domains})
