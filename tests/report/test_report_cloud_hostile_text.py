@@ -14,7 +14,7 @@ from exitguard.model.cloud import CloudFacts
 from exitguard.model.finding import Subject, SubjectKind, Verdict
 from exitguard.model.instance import CloudReport
 from exitguard.model.record import unseen
-from exitguard.report.cloud_cells import csv_pieces, markdown_code
+from exitguard.report.cells import csv_pieces, markdown_code
 from exitguard.report.cloud_facts_table import cloud_facts_table
 from exitguard.report.cloud_groups import GroupBy, group_instances
 from exitguard.report.cloud_groups_page import groups_csv, groups_markdown, groups_page

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from exitguard.report.cloud_cells import csv_pieces, markdown_code, markdown_rows
+from exitguard.report.cells import csv_pieces, markdown_code, markdown_rows
 from exitguard.report.cloud_groups import CloudGroups, Counts, Group, GroupBy, Standing
 from exitguard.report.cloud_instances import STANDING_LABELS, STANDING_STYLES
 from exitguard.report.page import DOUBT, FAINT, STRONG, Look, columns, counted, heading, indented, render

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from exitguard.model.finding import Finding, Severity, SubjectKind, Verdict
 from exitguard.model.instance import CloudReport, InstanceReport
-from exitguard.report.cloud_cells import csv_pieces, markdown_code, markdown_rows
+from exitguard.report.cells import csv_pieces, markdown_code, markdown_rows
 from exitguard.report.cloud_groups import Standing, standing
 from exitguard.report.cloud_instances import STANDING_LABELS
 from exitguard.report.cloud_table import EXIT_WORDS, answer

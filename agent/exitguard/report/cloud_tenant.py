@@ -17,7 +17,7 @@ from exitguard.model.instance import CloudReport, InstanceReport
 from exitguard.model.pmu import PmuSetting
 from exitguard.model.record import Record
 from exitguard.model.time import UtcTime
-from exitguard.report.cloud_cells import csv_pieces, markdown_code, markdown_rows
+from exitguard.report.cells import csv_pieces, markdown_code, markdown_rows
 from exitguard.report.cloud_groups import Counts, Standing, counts, standing
 from exitguard.report.page import Look, counted
 from exitguard.report.table import moment

@@ -1,12 +1,12 @@
 """Many hosts for a person at a terminal: the answer, what to do next by what it is worth, what is wrong, groups, the worst hosts."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from rich.console import RenderableType
 from rich.text import Text
 
-from exitguard.model.finding import EXIT_COMPLIANT, EXIT_ERROR, EXIT_NOT_COMPLIANT, EXIT_UNKNOWN, Verdict
+from exitguard.model.finding import Verdict
 from exitguard.model.pmu import ChainState
 from exitguard.report.amounts import amount, span
 from exitguard.report.bars import bar
@@ -28,22 +28,12 @@ from exitguard.report.page import (
     listed,
     render,
 )
+from exitguard.report.states import STATES
 from exitguard.report.table_findings import SEVERITY_STYLES, VERDICT_STYLES
 from exitguard.report.words import label, meaning
 
 _MOST_PROBLEMS, _MOST_GROUPS, _MOST_HOSTS, _MOST_UNREAD = 12, 30, 20, 5
 _BAR_COLUMNS = 24
-_WORDS = {
-    EXIT_COMPLIANT: ("compliant", GOOD),
-    EXIT_NOT_COMPLIANT: ("not compliant", BAD),
-    EXIT_UNKNOWN: ("unknown", DOUBT),
-    EXIT_ERROR: ("error", "magenta"),
-}
-
-
-def state_word(exit_code: int) -> str:
-    """How a host with this exit code is called."""
-    return _WORDS[exit_code][0] if exit_code in _WORDS else f"exit {exit_code}"
 
 
 def fleet_table(overview: Overview, setting: Setting) -> str:
@@ -64,12 +54,12 @@ def _parts(overview: Overview, setting: Setting) -> Iterator[RenderableType]:
     yield from _problems(overview.problems, look)
     if setting.group_by is not None:
         yield from _groups(overview.groups, setting.group_by, look)
-    yield from _hosts(overview.hosts, look)
+    yield from _hosts(overview.worst_hosts, look)
 
 
 def _headline(overview: Overview, look: Look) -> Text:
-    word, style = _WORDS[overview.exit_code]
-    counts = [f"{overview.by_exit_code[code]:,} {_WORDS[code][0]}" for code in WORST_FIRST if overview.by_exit_code[code]]
+    word, style = STATES[overview.exit_code]
+    counts = [f"{overview.by_exit_code[code]:,} {STATES[code][0]}" for code in WORST_FIRST if overview.by_exit_code[code]]
     return Text.assemble(
         look.own(word.upper(), f"bold {style}"), look.own(f"  {counted(len(overview.hosts), 'host')}: {', '.join(counts) or 'none'}.")
     )
@@ -95,6 +85,9 @@ def _states(overview: Overview, look: Look) -> Iterator[RenderableType]:
     yield heading(look, "Kernels")
     yield labelled(look, [(label(state), _bar(count, len(overview.hosts), "", look)) for state, count in overview.by_kernel.most_common()])
     yield heading(look, "Savings", f"of {counted(overview.accounted, 'host')} with a ledger")
+    if not overview.accounted:
+        yield indented(look.own("No host has a ledger: `exitguard daemon` keeps one.", DOUBT))
+        return
     rows_saved = [("saved", look.own(amount(overview.saved, None))), ("available", look.own(amount(overview.available, None)))]
     if overview.unquantified_saved_skips:
         rows_saved.append(
@@ -197,22 +190,17 @@ def _group(each: Group, look: Look) -> tuple[Text, ...]:
     return (look.foreign(each.name, limit_characters=80), look.own(f"{each.hosts:,}"), look.own(f"{each.domains:,}"), *counts)
 
 
-def _hosts(hosts: list[HostLine], look: Look) -> Iterator[RenderableType]:
+def _hosts(worst: list[HostLine], look: Look) -> Iterator[RenderableType]:
     yield heading(look, "Hosts", "the worst first")
-    worst = sorted(hosts, key=lambda each: (WORST_FIRST.index(each.exit_code), -_failures(each.by_verdict), each.name))
     yield columns(look, ("host", "state", "kernel", "domains", "fail", "unknown"), (_host(each, look) for each in worst[:_MOST_HOSTS]))
     if len(worst) > _MOST_HOSTS:
         left = Counter(each.exit_code for each in worst[_MOST_HOSTS:])
-        said = ", ".join(f"{left[code]:,} {_WORDS[code][0]}" for code in WORST_FIRST if left[code])
+        said = ", ".join(f"{left[code]:,} {STATES[code][0]}" for code in WORST_FIRST if left[code])
         yield indented(look.own(f"… and {len(worst) - _MOST_HOSTS:,} more ({said}), see --format csv or html", DOUBT))
 
 
-def _failures(by_verdict: Mapping[str, int]) -> int:
-    return by_verdict.get(Verdict.FAIL, 0)
-
-
 def _host(each: HostLine, look: Look) -> tuple[Text, ...]:
-    word, style = _WORDS[each.exit_code]
+    word, style = STATES[each.exit_code]
     return (
         look.foreign(each.name, limit_characters=64),
         look.own(f"stale, {word}" if each.stale else word, style),

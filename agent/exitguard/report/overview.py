@@ -217,6 +217,11 @@ class Overview:
         self._put(result, line)
 
     @property
+    def worst_hosts(self) -> list[HostLine]:
+        """The hosts, those that fail most first."""
+        return sorted(self.hosts, key=lambda each: (WORST_FIRST.index(each.exit_code), -each.by_verdict.get(Verdict.FAIL, 0), each.name))
+
+    @property
     def problems(self) -> list[Problem]:
         """What does not pass, the worst and most frequent first."""
         found = [each for each in self._problems.values() if each.verdict not in (Verdict.PASS, Verdict.NOT_APPLICABLE)]

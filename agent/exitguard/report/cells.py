@@ -18,14 +18,15 @@ _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 def csv_pieces(titles: Sequence[str], rows: Iterable[Sequence[str | int | None]], look: Look) -> Iterator[str]:
     """Lines as RFC 4180 has them, but ended by a newline alone; the first has the titles. None is an empty cell."""
-    yield _csv_line(titles)
+    yield csv_line(titles, look)
     for cells in rows:
-        yield _csv_line([_csv_cell(cell, look) for cell in cells])
+        yield csv_line(cells, look)
 
 
-def _csv_line(cells: Sequence[str | int]) -> str:
+def csv_line(cells: Sequence[str | int | None], look: Look, *, end: str = "\n") -> str:
+    """One line with its end."""
     line = StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
+    csv.writer(line, lineterminator=end).writerow([_csv_cell(cell, look) for cell in cells])
     return line.getvalue()
 
 

@@ -1,0 +1,123 @@
+"""SARIF 2.1.0 (OASIS) for tools that collect findings: one run, a result a finding.
+
+`kind` tells pass, fail, open (not known) and notApplicable apart; only a failure has a level other than none. A waived failure is a failure
+with a suppression. What broke, is stale or could not be read is a notification of the invocation, which then was no success.
+Results stream, so the driver with its rules stands behind them: the order of an object's members says nothing.
+"""
+
+import json
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Any
+
+from exitguard import __version__
+from exitguard.model.finding import Finding, Severity, SubjectKind, Verdict
+from exitguard.model.time import format_rfc3339
+from exitguard.report.formats.writer import Setting
+from exitguard.report.overview import Overview
+from exitguard.report.result import HostResult
+from exitguard.report.text import visible
+
+_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+_KINDS = {
+    Verdict.PASS: "pass",
+    Verdict.FAIL: "fail",
+    Verdict.WAIVED: "fail",
+    Verdict.NOT_APPLICABLE: "notApplicable",
+    Verdict.UNKNOWN: "open",
+    Verdict.ERROR: "open",
+}
+_LEVELS = {Severity.HIGH: "error", Severity.MEDIUM: "warning", Severity.LOW: "note", Severity.INFO: "note"}
+_LIMIT_CHARACTERS = 1000
+
+
+class SarifWriter:
+    """Results as the hosts come; rules and notifications at the end."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._rules: dict[str, int] = {}
+        self._severities: dict[str, Severity] = {}
+        self._notifications: list[dict[str, Any]] = []
+        self._written = False
+
+    def begin(self) -> Iterator[str]:
+        yield f'{{"$schema": "{_SCHEMA}", "version": "2.1.0", "runs": [{{"columnKind": "unicodeCodePoints", "results": ['
+
+    def host(self, result: HostResult) -> Iterator[str]:
+        if result.stale:
+            at = f"{result.report.observed_at:%Y-%m-%d %H:%M} UTC"
+            self._notify(f"{result.name}: stale: looked at {at}, more than a day before; it does not speak for the host now", "warning")
+        for finding in result.report.findings:
+            self._severities.setdefault(finding.rule, finding.severity)
+            index = self._rules.setdefault(finding.rule, len(self._rules))
+            if finding.verdict is Verdict.ERROR:
+                self._notify(f"{result.name}: {finding.rule} broke: {finding.reason}", "error")
+            yield f"{',' if self._written else ''}\n{json.dumps(_result(finding, index, result))}"
+            self._written = True
+
+    def end(self, overview: Overview) -> Iterator[str]:
+        for sentence in overview.unread:
+            self._notify(sentence, "error")
+        invocation = {
+            "executionSuccessful": not any(each["level"] == "error" for each in self._notifications),
+            "exitCode": overview.exit_code,
+            "endTimeUtc": format_rfc3339(self._setting.generated_at),
+            "toolExecutionNotifications": self._notifications,
+        }
+        driver = {
+            "name": "exitguard",
+            "semanticVersion": __version__,
+            "rules": [
+                {
+                    "id": rule,
+                    "shortDescription": {"text": rule},
+                    "defaultConfiguration": {"level": _LEVELS[self._severities[rule]]},
+                    "help": {"text": f"`exitguard explain {rule}` tells what it demands, and why."},
+                }
+                for rule in map(_text, self._rules)
+            ],
+        }
+        yield f'\n], "invocations": [{json.dumps(invocation)}],\n"tool": {{"driver": {json.dumps(driver)}}}}}]}}\n'
+
+    def _notify(self, text: str, level: str) -> None:
+        self._notifications.append({"level": level, "message": {"text": _text(text)}})
+
+
+def _result(finding: Finding, index: int, result: HostResult) -> dict[str, Any]:
+    subject = finding.subject
+    failed = _KINDS[finding.verdict] == "fail"
+    host = {"name": _text(result.name), "fullyQualifiedName": result.report.host.id, "kind": "host"}
+    about = {
+        "name": _text(subject.name or subject.id),
+        "fullyQualifiedName": f"{result.report.host.id}/{_text(subject.id)}",
+        "kind": subject.kind,
+    }
+    locations = [host] if subject.kind is SubjectKind.HOST else [about, host]
+    fingerprint = sha256("\0".join((finding.rule, result.report.host.id, subject.kind, subject.id)).encode("utf-8", "surrogatepass"))
+    found: dict[str, Any] = {
+        "ruleId": _text(finding.rule),
+        "ruleIndex": index,
+        "kind": _KINDS[finding.verdict],
+        "level": _LEVELS[finding.severity] if failed else "none",
+        "message": {"text": _text(finding.reason)},
+        "locations": [{"logicalLocations": locations}],
+        "partialFingerprints": {"ruleAndSubject/v1": fingerprint.hexdigest()},
+        "properties": {
+            "verdict": finding.verdict,
+            "severity": finding.severity,
+            "since": None if finding.since is None else format_rfc3339(finding.since),
+            "remedy": finding.remedy,
+            "stale": result.stale,
+            "evidence": [f"{_text(each.source)}: {_text(each.value)}" for each in finding.evidence],
+        },
+    }
+    if finding.verdict is Verdict.WAIVED:
+        found["suppressions"] = [
+            {"kind": "external", "status": "accepted", "justification": f"waiver {_text(finding.waiver or 'without an id')}"}
+        ]
+    return found
+
+
+def _text(text: str) -> str:
+    return visible(text, limit_characters=_LIMIT_CHARACTERS)
