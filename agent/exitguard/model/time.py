@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Annotated
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
@@ -10,6 +11,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
+@lru_cache(maxsize=1024)  # a report has few times, each hundreds of times
 def parse_rfc3339(text: str) -> datetime:
     """The instant that `text` names, in UTC. Raises ValueError for a bare date, a missing offset or more than microseconds."""
     match = _RFC3339.fullmatch(text)
@@ -23,6 +25,7 @@ def parse_rfc3339(text: str) -> datetime:
         raise ValueError(f"{text!r} is not a time that exists: {error}") from None
 
 
+@lru_cache(maxsize=1024)
 def format_rfc3339(instant: datetime) -> str:
     """`instant` in UTC with six digits of fraction and `Z`."""
     return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

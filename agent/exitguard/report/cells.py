@@ -18,16 +18,16 @@ _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 def csv_pieces(titles: Sequence[str], rows: Iterable[Sequence[str | int | None]], look: Look) -> Iterator[str]:
     """Lines as RFC 4180 has them, but ended by a newline alone; the first has the titles. None is an empty cell."""
-    yield csv_line(titles, look)
+    yield csv_lines([titles], look)
     for cells in rows:
-        yield csv_line(cells, look)
+        yield csv_lines([cells], look)
 
 
-def csv_line(cells: Sequence[str | int | None], look: Look, *, end: str = "\n") -> str:
-    """One line with its end."""
-    line = StringIO()
-    csv.writer(line, lineterminator=end).writerow([_csv_cell(cell, look) for cell in cells])
-    return line.getvalue()
+def csv_lines(rows: Iterable[Sequence[str | int | None]], look: Look, *, end: str = "\n") -> str:
+    """Lines with their ends."""
+    lines = StringIO()
+    csv.writer(lines, lineterminator=end).writerows([_csv_cell(cell, look) for cell in cells] for cells in rows)
+    return lines.getvalue()
 
 
 def _csv_cell(cell: str | int | None, look: Look) -> str | int:

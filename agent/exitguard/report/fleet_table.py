@@ -8,10 +8,10 @@ from rich.text import Text
 
 from exitguard.model.finding import Verdict
 from exitguard.model.pmu import ChainState
-from exitguard.report.amounts import amount, span
+from exitguard.report.amounts import amount
 from exitguard.report.bars import bar
 from exitguard.report.formats.writer import Setting
-from exitguard.report.overview import WORST_FIRST, Group, HostLine, Overview, Problem, Step, standing_words
+from exitguard.report.overview import WORST_FIRST, Group, HostLine, Overview, Problem, Step, standing_words, worth_of
 from exitguard.report.page import (
     BAD,
     DOUBT,
@@ -120,7 +120,7 @@ def _steps(steps: list[Step], look: Look) -> Iterator[RenderableType]:
                 look.own(meaning(step.action)),
                 look.own(f" {counted(step.domains, 'domain')} on {counted(step.host_count, 'host')}: ", FAINT),
                 look.foreign(listed(step.hosts, most=3) if step.host_count <= len(step.hosts) else _first(step), FAINT),
-                look.own(worth_of(step), STRONG),
+                look.own(f". {worth_of(step)}", STRONG),
             ),
         )
     if not steps:
@@ -129,16 +129,6 @@ def _steps(steps: list[Step], look: Look) -> Iterator[RenderableType]:
 
 def _first(step: Step) -> str:
     return f"{', '.join(step.hosts[:3])} and {step.host_count - 3:,} more"
-
-
-def worth_of(step: Step) -> str:
-    """What a step would release at once, as the end of a sentence; empty where no ledger tells."""
-    parts = []
-    if step.available is not None:
-        parts.append(f"{span(step.available)} cycles/s")
-    if step.unquantified_skips:
-        parts.append(f"unquantified for {step.unquantified_skips:,.0f} exits/s")
-    return f". Worth {' and '.join(parts)}" if parts else ""
 
 
 def _problems(problems: list[Problem], look: Look) -> Iterator[RenderableType]:

@@ -13,6 +13,7 @@ from exitguard.model.kernel import Body, KernelState
 from exitguard.model.ledger import GuardSaving
 from exitguard.model.pmu import LinkName, NextAction
 from exitguard.model.rates import HostSavings, PerSecond, Rates
+from exitguard.report.amounts import span
 from exitguard.report.result import HostResult
 
 #: Of the hosts that a problem or a step names.
@@ -32,13 +33,13 @@ ACTION_ORDER = (
 )
 _VERDICT_ORDER = (Verdict.ERROR, Verdict.FAIL, Verdict.UNKNOWN, Verdict.WAIVED, Verdict.NOT_APPLICABLE, Verdict.PASS)
 _SEVERITY_ORDER = tuple(Severity)
-#: The step that mends each link.
+#: The link of a run that each step mends: what is defined takes effect by running.
 _LINK_OF = {
     NextAction.BOOT_INSTALLED_KERNEL: LinkName.KERNEL,
     NextAction.INSTALL_GUARDED_KERNEL: LinkName.KERNEL,
     NextAction.UPGRADE_QEMU: LinkName.PROPAGATED,
-    NextAction.SET_PMU_OFF: LinkName.DEFINED,
-    NextAction.SET_PMU_OFF_IN_NOVA: LinkName.DEFINED,
+    NextAction.SET_PMU_OFF: LinkName.RUNNING,
+    NextAction.SET_PMU_OFF_IN_NOVA: LinkName.RUNNING,
     NextAction.RESTART_GUEST: LinkName.RUNNING,
 }
 
@@ -61,6 +62,18 @@ _STANDINGS = {
 def standing_words(name: str) -> str:
     """A key of `Overview.skips_by_standing` in words."""
     return _STANDINGS.get(name, name)
+
+
+def worth_of(step: "Step") -> str:
+    """What a step would release at once: a sentence without its end."""
+    parts = []
+    if step.available is not None:
+        parts.append(f"releases {span(step.available)} cycles a second")
+    if step.unquantified_skips:
+        parts.append(f"up to {step.unquantified_skips:,.0f} exits a second wait for it, whose cost is not known in cycles")
+    if not parts and step.told_elsewhere:
+        return "what it releases is told with the other step for the same link"
+    return "; ".join(parts) or "what it releases is not known: no ledger tells"
 
 
 class GroupKey(StrEnum):
@@ -119,6 +132,8 @@ class Problem:
     #: `domain on host`, or a host alone; the first few.
     subjects: list[str] = field(default_factory=list)
     host_count: int = 0
+    #: The id of the host that was counted last: hosts come one after the other.
+    last_host: str = ""
 
 
 @dataclass(slots=True)
@@ -133,6 +148,8 @@ class Step:
     available: PerSecond | None = None
     #: Exits a second that would skip the work and have no cost in cycles.
     unquantified_skips: float = 0.0
+    #: Another step mends the same link on some host, and what that releases is told there.
+    told_elsewhere: bool = False
 
 
 @dataclass(slots=True)
@@ -162,9 +179,14 @@ class Overview:
     domains: int = 0
     saved: PerSecond | None = None
     available: PerSecond | None = None
+    #: Of the hosts whose frequency is known; an assumption, since cores change theirs.
+    saved_cores: PerSecond | None = None
+    available_cores: PerSecond | None = None
     #: Hosts with a ledger.
     accounted: int = 0
+    #: Exits a second at most, which skip and have no cost in cycles.
     unquantified_saved_skips: float = 0.0
+    unquantified_available_skips: float = 0.0
     #: Exits a second with skipped work, by what holds the saving back: `saved`, a link, or why it is none.
     skips_by_standing: dict[str, float] = field(default_factory=dict)
     #: A sentence for each report that could not be read: what it would say is missing here.
@@ -248,6 +270,9 @@ class Overview:
         self.accounted += 1
         self.saved = _sum(self.saved, rates.saved_cycles_per_second)
         self.available = _sum(self.available, rates.available_cycles_per_second)
+        self.saved_cores = _sum(self.saved_cores, rates.saved_cores)
+        self.available_cores = _sum(self.available_cores, rates.available_cores)
+        self.unquantified_available_skips += rates.unquantified_available_skip_exits_per_second.high
         self.unquantified_saved_skips += rates.unquantified_saved_skip_exits_per_second.high
         for each in rates.standings:
             held = each.standing.held_back_by
@@ -266,7 +291,11 @@ class Overview:
                 step.hosts.append(result.name)
             # Where several steps mend one link, the first has all of it: nothing is promised twice.
             link = _LINK_OF.get(action)
-            if rates is not None and link is not None and next(one for one in actions if _LINK_OF.get(one) is link) is action:
+            if rates is None or link is None:
+                continue
+            if next(one for one in actions if _LINK_OF.get(one) is link) is not action:
+                step.told_elsewhere = True
+            else:
                 cycles, skips = _held_back(rates, link)
                 step.available = _sum(step.available, cycles)
                 step.unquantified_skips += skips
@@ -288,7 +317,8 @@ class Overview:
         problem.count += 1
         if finding.since is not None:
             problem.since = min(problem.since or finding.since, finding.since)
-        if not problem.hosts or problem.hosts[-1] != result.name:
+        if problem.last_host != result.report.host.id:
+            problem.last_host = result.report.host.id
             problem.host_count += 1
             if len(problem.hosts) < MOST_NAMES:
                 problem.hosts.append(result.name)
@@ -373,7 +403,13 @@ def _sum(left: PerSecond | None, right: PerSecond | None) -> PerSecond | None:
 
 
 def history_of(points: Iterable[tuple[str, datetime, int]]) -> tuple[Moment, ...]:
-    """How many hosts were how, whenever that changed, out of (host, when, exit code): each host is as it was seen last."""
+    """How many hosts were how, whenever that changed, out of (host, when, exit code): each host is as it was seen last.
+
+    Nothing where no host was seen twice: then there is no before.
+    """
+    points = list(points)
+    if len({host for host, _, _ in points}) == len(points):
+        return ()
     latest: dict[str, int] = {}
     moments: list[Moment] = []
     for host, at, code in sorted(points, key=lambda point: point[1]):

@@ -38,6 +38,8 @@ def visible(text: str, *, limit_characters: int = DEFAULT_LIMIT_CHARACTERS, asci
     At most `limit_characters` long; what is longer ends in an ellipsis. With `ascii_only` other scripts are escaped too.
     What it gives stays as it is when given again.
     """
+    if len(text) <= limit_characters and text.isascii() and text.isprintable():
+        return text  # nearly all there are
     # The limit bounds the work as well: no character becomes shorter, so nothing beyond it can be shown.
     head = text[: limit_characters + 1]
     if ascii_only:

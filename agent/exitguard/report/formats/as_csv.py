@@ -4,12 +4,12 @@ UTF-8 without a byte order mark: programs read it as it is, and LibreOffice asks
 (report/cells.py). A host without findings of the verdicts that were asked for has one row that says so by empty cells.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from exitguard.model.documents import DomainReport
 from exitguard.model.finding import Finding, SubjectKind
 from exitguard.model.time import format_rfc3339
-from exitguard.report.cells import csv_line
+from exitguard.report.cells import csv_lines
 from exitguard.report.formats.writer import Setting
 from exitguard.report.overview import Overview
 from exitguard.report.result import HostResult
@@ -50,7 +50,7 @@ class CsvWriter:
         self._look = setting.look
 
     def begin(self) -> Iterator[str]:
-        yield csv_line(COLUMNS, self._look, end="\r\n")
+        yield csv_lines([COLUMNS], self._look, end="\r\n")
 
     def host(self, result: HostResult) -> Iterator[str]:
         report = result.report
@@ -64,15 +64,17 @@ class CsvWriter:
             report.host.kernel.state,
         )
         domains = {domain.uuid: domain for domain in report.domains}
-        for finding in report.findings:
-            domain = domains.get(finding.subject.id) if finding.subject.kind is SubjectKind.DOMAIN else None
-            yield csv_line((*head, *_finding(finding), *_domain(domain)), self._look, end="\r\n")
-        if not report.findings:
-            yield csv_line((*head, *(None,) * (len(COLUMNS) - len(head))), self._look, end="\r\n")
+        rows = [(*head, *_finding(finding), *_domain(_about(finding, domains))) for finding in report.findings]
+        nothing = (*head, *(None,) * (len(COLUMNS) - len(head)))
+        yield csv_lines(rows or [nothing], self._look, end="\r\n")
 
     def end(self, overview: Overview) -> Iterator[str]:
         del overview  # a row is a finding: sums are the spreadsheet's
         yield from ()
+
+
+def _about(finding: Finding, domains: Mapping[str, DomainReport]) -> DomainReport | None:
+    return domains.get(finding.subject.id) if finding.subject.kind is SubjectKind.DOMAIN else None
 
 
 def _finding(finding: Finding) -> tuple[str | None, ...]:

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from exitguard.model.finding import Verdict
 from exitguard.report.amounts import amount
 from exitguard.report.cells import markdown_code, markdown_rows
-from exitguard.report.fleet_table import worth_of
 from exitguard.report.formats.writer import Setting
-from exitguard.report.overview import WORST_FIRST, Overview, Problem
+from exitguard.report.overview import WORST_FIRST, Overview, Problem, worth_of
 from exitguard.report.page import Look, counted
 from exitguard.report.result import HostResult
 from exitguard.report.states import state_word
@@ -65,9 +64,14 @@ def _steps(overview: Overview, look: Look) -> Iterator[str]:
         hosts = ", ".join(markdown_code(name, look) for name in step.hosts[:3])
         more = f" and {step.host_count - 3:,} more" if step.host_count > 3 else ""  # noqa: PLR2004 - those that are named
         domains = counted(step.domains, "domain")
-        yield f"{number}. {meaning(step.action)} {domains} on {counted(step.host_count, 'host')}: {hosts}{more}{worth_of(step)}\n"
+        yield f"{number}. {_own(meaning(step.action))} {domains} on {counted(step.host_count, 'host')}: {hosts}{more}. {worth_of(step)}.\n"
     if not overview.steps:
         yield "Nothing.\n"
+
+
+def _own(sentence: str) -> str:
+    """A sentence of ours, which may name an element of XML."""
+    return sentence.replace("<", "\\<")
 
 
 def _problem(problem: Problem, look: Look) -> Iterator[str]:

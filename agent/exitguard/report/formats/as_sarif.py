@@ -94,7 +94,8 @@ def _result(finding: Finding, index: int, result: HostResult) -> dict[str, Any]:
         "kind": subject.kind,
     }
     locations = [host] if subject.kind is SubjectKind.HOST else [about, host]
-    fingerprint = sha256("\0".join((finding.rule, result.report.host.id, subject.kind, subject.id)).encode("utf-8", "surrogatepass"))
+    # JSON keeps the parts apart, and takes whatever is in them.
+    fingerprint = sha256(json.dumps((finding.rule, result.report.host.id, subject.kind, subject.id)).encode("ascii"))
     found: dict[str, Any] = {
         "ruleId": _text(finding.rule),
         "ruleIndex": index,
