@@ -19,6 +19,7 @@ import inspect_kernel
 import ledger_1m
 import nova_100000
 import playbook_overhead
+import report_1000
 import sample_30
 import scrape_30
 import version
@@ -37,6 +38,7 @@ MEASUREMENTS = (
     *inspect_kernel.MEASUREMENTS,
     playbook_overhead.MEASUREMENT,
     nova_100000.MEASUREMENT,
+    *report_1000.MEASUREMENTS,
 )
 
 

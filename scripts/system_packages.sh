@@ -66,6 +66,8 @@ missing_for_test() {
         # Hosts that Ansible reaches: an sshd each, in networks of their own.
         [ -x /usr/sbin/sshd ] || echo 'openssh-server|'
         command -v ip >/dev/null || echo 'iproute2|'
+        # The HTML report is tried in a real browser.
+        command -v chromium >/dev/null || echo 'chromium|'
         missing_for_deb
     fi
 }

@@ -48,5 +48,5 @@ def test_what_writes_the_ledger_s_table_itself_knows_its_columns() -> None:
 def test_every_measurement_stands_in_the_readme() -> None:
     text = (BENCH / "README.md").read_text()
     names = bench("--help").stdout.partition("of ")[2].partition(";")[0].replace(",", " ").split()
-    assert len(names) == 12
+    assert len(names) == 15
     assert all(f"`{name}`" in text for name in names)
