@@ -90,6 +90,35 @@ def test_clock_that_was_set_back_for_good_loses_nothing(store: HostStore) -> Non
     assert counted(store) == 39_000
 
 
+@pytest.mark.parametrize("hours", [8, -8], ids=["ahead and corrected", "set back"])
+def test_present_rate_is_the_true_one_after_a_step_of_the_clock(store: HostStore, hours: int) -> None:
+    stepped = range(12, 25) if hours > 0 else range(60, 72)
+    for index in range(72):
+        off = hours * 3600 if index in stepped else 0
+        store.record_samples(sample(300 * index, 300_000 * index, clock_off=off))
+    keep_books(store)
+    _, now = store.ledger.read_now(END)
+    assert sum(each.exits for each in now.by_run) / now.watched_seconds == pytest.approx(1000)
+
+
+def test_present_ends_with_the_last_samples_however_late_it_is_read(store: HostStore) -> None:
+    for index in range(30):
+        store.record_samples(sample(300 * index, 1000 * index))
+    keep_books(store)
+    booked_until, now = store.ledger.read_now(END)
+    assert booked_until == now.until == NOON + timedelta(seconds=300 * 29)
+
+
+def test_run_that_nothing_accounts_for_is_counted_beside_those_that_are(store: HostStore) -> None:
+    emulated = DomainSample(uuid=OTHER, pid=2, incarnation=OTHER_RUN, counters={"vcpus": 1})
+    for index in range(30):
+        store.record_samples(sample(300 * index, 1000 * index, more=(emulated,)))
+    keep_books(store)
+    _, now = store.ledger.read_now(END)
+    assert [each.run for each in now.by_run if each.accounted_milliseconds] == [RUN.key]
+    assert now.unaccounted_runs == 1
+
+
 def test_guest_that_could_not_be_asked_for_hours_loses_nothing(store: HostStore) -> None:
     """As behind a migration or a stuck monitor, while other guests were asked."""
     for index in range(72):

@@ -1,6 +1,7 @@
 """When the daemon traces exits: only where wanted and worth it, only so often, and all guests in turn."""
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 from exitguard.daemon.tracing import Tracing
@@ -15,6 +16,9 @@ from account_builders import AVAILABLE, UNPRICED, ZEN_2, accounted, summed
 
 def guests(folder: Path, **threads: int) -> tuple[HostTree, list[DomainSample]]:
     """A host's tree without tracefs, with a QEMU process of so many vCPUs for each guest."""
+    version = folder / "proc/sys/kernel/version"
+    version.parent.mkdir(parents=True)
+    version.write_text("#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-11-16)\n")
     runs = []
     for pid, (name, count) in enumerate(threads.items(), start=10):
         for thread in range(count):
@@ -62,3 +66,17 @@ def test_host_that_cannot_be_traced_says_why(tmp_path: Path) -> None:
     assert found is not None
     assert found.reason is not None
     assert found.unlock is not None
+
+
+def test_last_estimate_decides_for_a_day_even_when_it_is_in_no_rate_any_more(tmp_path: Path) -> None:
+    tree, runs = guests(tmp_path, web=1)
+    tracing = Tracing(seconds=0.5, interval_seconds=300)
+    rare = accounted(summed(AVAILABLE, low=0, traced=(10_000, 1, 1))).now
+    without = accounted(summed(AVAILABLE, low=0)).now
+    tracing.weigh(rare)
+    assert not tracing.wanted
+    tracing.weigh(without.model_copy(update={"until": rare.until + timedelta(hours=23)}))
+    assert not tracing.wanted
+    tracing.weigh(without.model_copy(update={"until": rare.until + timedelta(hours=25)}))
+    assert tracing.wanted
+    assert any(often(tracing, tree, ZEN_2, runs, 20))

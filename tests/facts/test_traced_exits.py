@@ -68,8 +68,11 @@ def test_user_without_the_privilege_is_told_which() -> None:
     assert "CAP_PERFMON" in found["unlock"]
 
 
+VERSION = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-11-16)\n"
+
+
 def host(folder: Path, **files: str) -> HostTree:
-    for name, content in files.items():
+    for name, content in ({"proc__sys__kernel__version": VERSION} | files).items():
         path = folder / name.replace("__", "/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
@@ -80,6 +83,8 @@ def host(folder: Path, **files: str) -> HostTree:
     ("files", "said"),
     [
         ({"sys__kernel__realtime": "1\n"}, "PREEMPT_RT"),
+        ({"proc__sys__kernel__version": "#1 SMP PREEMPT_RT Debian 6.12.41-1 (2026-08-12)\n"}, "PREEMPT_RT"),
+        ({"proc__sys__kernel__version": "#1 SMP PREEMPT RT Wed Jul 2 2025\n"}, "PREEMPT_RT"),
         ({"sys__devices__system__cpu__nohz_full": "2-7\n"}, "nohz_full: 2-7"),
         ({"sys__devices__system__cpu__isolated": "3\n"}, "isolated: 3"),
     ],
@@ -93,11 +98,11 @@ def test_host_with_undisturbed_cpus_is_never_traced(tmp_path: Path, files: dict[
 def test_other_hosts_may_be(tmp_path: Path) -> None:
     none = {"sys__kernel__realtime": "0\n", "sys__devices__system__cpu__nohz_full": "(null)\n", "sys__devices__system__cpu__isolated": "\n"}
     assert why_never(host(tmp_path, **none)) is None
-    assert why_never(HostTree(tmp_path / "none")) is None
+    assert why_never(host(tmp_path / "none")) is None
 
 
 def test_host_without_the_tracepoint_is_told_so(tmp_path: Path) -> None:
-    found = trace_exits(HostTree(tmp_path), {"run": [os.getpid()]}, REASONS, 0.0)
+    found = trace_exits(host(tmp_path), {"run": [os.getpid()]}, REASONS, 0.0)
     assert found.value is None
     assert found.unlock is not None
     odd = host(tmp_path, sys__kernel__tracing__events__kvm__kvm_exit__id="many\n")

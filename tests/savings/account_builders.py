@@ -85,11 +85,13 @@ def accounted(
     watched_seconds: float = 3600.0,
     before: tuple[LedgerSum, ...] = (),
     gaps: tuple[Unaccounted, ...] = (),
+    unaccounted_runs: int = 0,
+    asked_until: datetime = NOON + timedelta(hours=1),
 ) -> Savings:
     """The account of an hour in which the host was watched all the time; `before` are runs that have ended, `now` and asked else alike."""
     own = OwnUse(cpu_seconds=cpu_seconds, running_seconds=3600.0 if sums else 0.0)
-    now = Sums(NOON, NOON + timedelta(hours=1), sums, watched_seconds, own)
-    asked = Sums(NOON, NOON + timedelta(hours=1), (*before, *sums), watched_seconds, own)
+    now = Sums(NOON, NOON + timedelta(hours=1), sums, watched_seconds, own, unaccounted_runs)
+    asked = Sums(NOON, asked_until, (*before, *sums), watched_seconds, own)
     books = Books(
         booked_until=NOON + timedelta(hours=1), present=now, asked=asked, resolution="hour", by_time=(*before, *sums), unaccounted=gaps
     )

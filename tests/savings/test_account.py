@@ -84,6 +84,25 @@ def test_guest_without_a_skip_has_no_say_in_what_is_worth_changing() -> None:
     assert accounted(summed(SAVED), idle, cpu_seconds=1.0).worthwhile is Worthwhile.NOTHING_LEFT
 
 
+def test_guest_that_is_accounted_for_nowhere_leaves_it_open() -> None:
+    assert accounted(summed(SAVED), unaccounted_runs=1).worthwhile is Worthwhile.UNKNOWN
+    assert accounted(unaccounted_runs=1).worthwhile is Worthwhile.UNKNOWN
+    assert accounted(summed(AVAILABLE), cpu_seconds=360.0, unaccounted_runs=1).worthwhile is Worthwhile.UNKNOWN
+    assert accounted().worthwhile is Worthwhile.UNKNOWN
+
+
+def test_ledger_that_ended_long_ago_says_nothing_of_now() -> None:
+    fresh, old = (accounted(summed(AVAILABLE), asked_until=NOON + timedelta(hours=hours)) for hours in (3, 4))
+    assert (fresh.worthwhile, old.worthwhile) == (Worthwhile.YES, Worthwhile.UNKNOWN)
+    assert "is `exitguard daemon` running?" in old.worthwhile_reason
+
+
+def test_what_tracing_takes_is_a_part_of_the_agent_s_own_cost() -> None:
+    without, traced = (accounted(summed(SAVED, traced=counts)).now.own_cycles_per_second for counts in ((0, 0, 0), (7200, 100, 200)))
+    assert without is not None
+    assert traced == pytest.approx(without + 2 * 2000)
+
+
 def test_runs_that_have_ended_have_no_say_either() -> None:
     found = accounted(summed(SAVED), before=(summed(AVAILABLE, run=9),))
     assert found.worthwhile is Worthwhile.NOTHING_LEFT

@@ -14,7 +14,7 @@ from exitguard.model.samples import Incarnation
 from exitguard.policy.load import load_rulebook
 from exitguard.savings.hours import Hour, hours
 from exitguard.savings.intervals import Interval
-from exitguard.savings.ledger import UNKNOWN, added, first_seen, standings_of
+from exitguard.savings.ledger import LIVE_PATCHED, UNKNOWN, added, first_seen, standings_of
 from exitguard.savings.worth import BOTH, GUARD, GUARD_WITH_PMU_ON, PMU_OFF_GUARDED, PMU_OFF_UNGUARDED, Levers
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -52,6 +52,17 @@ def seen(report: AuditReport, *, host: bool | None, guest: bool | None) -> tuple
 def test_first_sight_holds_the_host_and_each_guest_that_runs() -> None:
     report = judged(guarded=False, pmu=PmuElement.ABSENT)
     assert {each.subject: each.held for each in first_seen(report)} == {report.host.id: False, report.domains[0].uuid: False}
+
+
+def test_live_patch_ends_what_was_known_of_a_run_and_what_is_merely_not_seen_does_not() -> None:
+    report = judged()
+    assert standing(report).guard is GuardSaving.SAVED
+    unknown = report.host.kernel.model_copy(update={"state": KernelState.UNKNOWN})
+    patched = unknown.model_copy(update={"live_patched": True})
+    assert standing(report.model_copy(update={"host": report.host.model_copy(update={"kernel": unknown})})) == UNKNOWN
+    found = standing(report.model_copy(update={"host": report.host.model_copy(update={"kernel": patched})}))
+    assert found == LIVE_PATCHED != UNKNOWN
+    assert (found.guard, found.saved) == (GuardSaving.UNKNOWN, None)
 
 
 ALL = {

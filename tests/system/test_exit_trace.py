@@ -43,10 +43,35 @@ def traced(service: AuditService, thread: str) -> dict[str, object]:
     return found
 
 
+def counted_by_the_kernel(service: AuditService, thread: str) -> dict[int, int]:
+    """The exits of a thread in a second by reason, by the kernel's own histogram: what the guest really does."""
+    here = "/sys/kernel/tracing/instances/test"
+    hist = "hist:keys=exit_reason if common_pid == " + thread
+    text = service.machine.output(
+        f"mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing; mkdir {here}; "
+        f"echo '{hist}' >{here}/events/kvm/kvm_exit/trigger; sleep 1; cat {here}/events/kvm/kvm_exit/hist; rmdir {here}"
+    )
+    return {int(reason): int(hits) for reason, hits in re.findall(r"exit_reason: +([0-9]+) } hitcount: +([0-9]+)", text)}
+
+
+def start_guest(service: AuditService) -> str:
+    """The thread of a guest that makes CPUID exits. On an emulated processor one may come off its track: then another is started."""
+    for _ in range(4):
+        service.machine.output(f"nohup {GUEST} >/run/measure.log 2>&1 & echo $! >/run/measure.pid; sleep 5")
+        thread = service.machine.output("cat /run/measure.pid").strip()
+        if is_on_track(counted_by_the_kernel(service, thread)):
+            return thread
+        service.machine.output(f"kill -9 {thread}")
+    pytest.fail("no guest makes CPUID exits here")
+
+
+def is_on_track(exits: dict[int, int]) -> bool:
+    return exits.get(0x72, 0) >= 0.9 * sum(exits.values()) > 100
+
+
 def test_exits_are_traced_with_the_documented_drop_in_and_not_without(service: AuditService) -> None:
     machine = service.machine
-    machine.output(f"nohup {GUEST} >/run/measure.log 2>&1 & echo $! >/run/measure.pid; sleep 5")
-    thread = machine.output("cat /run/measure.pid").strip()
+    thread = start_guest(service)
     paranoid = machine.output("sysctl -n kernel.perf_event_paranoid").strip()
     try:
         without = traced(service, thread)
@@ -55,7 +80,13 @@ def test_exits_are_traced_with_the_documented_drop_in_and_not_without(service: A
         service.drop_in(drop_in())
         refused = traced(service, thread)
         machine.output("sysctl -w kernel.perf_event_paranoid=2")
-        found = traced(service, thread)
+        for _ in range(3):
+            found = traced(service, thread)
+            really = counted_by_the_kernel(service, thread)
+            if is_on_track(really):
+                break
+            machine.output(f"kill -9 {thread}")
+            thread = start_guest(service)
     finally:
         machine.output(f"sysctl -w kernel.perf_event_paranoid={paranoid}")
         log = machine.output(f"kill -9 {thread}; cat /run/measure.log; rm -f {TRACING_UNIT}; systemctl daemon-reload")
@@ -67,5 +98,5 @@ def test_exits_are_traced_with_the_documented_drop_in_and_not_without(service: A
     guest = value["guest"]
     assert guest["exits"] > 1000, (found, log)
     # Nearly all are CPUID; the rest are interrupts of the host, and the one port that ends a round.
-    assert guest["skip_exits_low"] >= 0.9 * guest["exits"]
+    assert guest["skip_exits_low"] >= 0.9 * guest["exits"], (found, really, log)
     assert guest["skip_exits_low"] <= guest["skip_exits_high"] <= guest["exits"]

@@ -147,6 +147,7 @@ def _host_report(facts: FactsDocument, kernel: KernelVerdict, evidence: tuple[Ev
             pending_reboot=kernel.pending_reboot,
             pending_release=kernel.pending_release,
             returns_at_once=kernel.returns_at_once,
+            live_patched=kernel.live_patched,
             evidence=evidence,
             disagreements=kernel.disagreements,
         ),

@@ -120,6 +120,7 @@ def judge_kernel(
         pending_release=pending,
         installed=installed,
         returns_at_once=at_once,
+        live_patched=_replacing_patch(kernel) is not None,
         disagreements=_disagreements(state, body, statements),
     )
     return verdict, statements
@@ -163,10 +164,13 @@ def replaced_by_live_patch(kernel: KernelFacts) -> str | None:
     """Why the code of the kernel's own file says nothing about what runs; None where it does."""
     if kernel.live_patches.value is None:
         return f"whether a live patch has replaced {ANCHOR} or its PMU call cannot be seen: {kernel.live_patches.reason}"
-    for patch in kernel.live_patches.value:
-        if patch.replaces_skip and (patch.enabled or patch.transition):
-            return f"live patch {patch.name} replaces {ANCHOR} or its PMU call: the original says nothing about what runs"
-    return None
+    patch = _replacing_patch(kernel)
+    return None if patch is None else f"live patch {patch} replaces {ANCHOR} or its PMU call: the original says nothing about what runs"
+
+
+def _replacing_patch(kernel: KernelFacts) -> str | None:
+    patches = kernel.live_patches.value or ()
+    return next((patch.name for patch in patches if patch.replaces_skip and (patch.enabled or patch.transition)), None)
 
 
 def _body(state: KernelState, statements: tuple[KernelStatement, ...]) -> Body | None:

@@ -37,7 +37,7 @@ def with_savings_of(report: "AuditReport", store: "HostStore", now: "datetime") 
     booked_until, present = store.ledger.read_now(now)
     if booked_until is None:
         return report
-    return report.model_copy(update={"savings": savings_now(booked_until, sums_of(present), read_frequency(HostTree()))})
+    return report.model_copy(update={"savings": savings_now(booked_until, sums_of(present), read_frequency(HostTree()), now)})
 
 
 def sums_of(part: "LedgerPart") -> "Sums":
@@ -46,4 +46,4 @@ def sums_of(part: "LedgerPart") -> "Sums":
     from exitguard.savings.account import Sums
 
     own = OwnUse(cpu_seconds=part.own_cpu_seconds, running_seconds=part.own_running_seconds)
-    return Sums(part.since, part.until, part.by_run, part.watched_seconds, own)
+    return Sums(part.since, part.until, part.by_run, part.watched_seconds, own, part.unaccounted_runs)

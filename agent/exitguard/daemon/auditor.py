@@ -19,6 +19,7 @@ from exitguard.daemon.metrics import Metrics
 from exitguard.daemon.proposal import PROPOSAL_NAME, Proposals
 from exitguard.daemon.tracing import Tracing
 from exitguard.facts.clock import boottime_nanoseconds, read_boot_time
+from exitguard.facts.exit_reasons.instance import remove_leftovers
 from exitguard.facts.libvirt.counters import read_counters
 from exitguard.facts.libvirt.patience import NOT_ASKED, BlockedCalls, Patience
 from exitguard.facts.measurements import read_measurements
@@ -206,10 +207,20 @@ class Auditor:
             self.conditions.holds("ledger", str(error))
         else:
             self.conditions.holds("ledger", None)
+            if rates is None:
+                self.metrics.booked(None, None, None)
+                return
             self.tracing.weigh(rates)
+            if not self.tracing.wanted:
+                self.conditions.holds("exit_trace", None)
             self.metrics.booked(
                 rates.saved_cycles_per_second, rates.available_cycles_per_second, rates.unquantified_available_skip_exits_per_second
             )
+
+    def remove_trace_leftovers(self) -> None:
+        """Of a daemon that was killed while it counted exits by the kernel's histogram: each exit costs more until they are gone."""
+        removed = remove_leftovers(HostTree())
+        self.conditions.holds("trace_leftover", None if removed.reason is None else f"{removed.source}: {removed.reason}")
 
     def read_measurements(self, files: tuple[Path, ...]) -> None:
         """Take the measurements in these files into account from the next judgement on; those before are forgotten."""

@@ -15,7 +15,7 @@ from exitguard.model.rates import OwnUse, Rates
 from exitguard.model.record import unseen
 from exitguard.model.samples import Incarnation
 from exitguard.policy.schema import Rulebook
-from exitguard.savings.account import Sums, rates_of
+from exitguard.savings.account import Sums, is_outdated, rates_of
 from exitguard.savings.hours import hour_of
 from exitguard.savings.ledger import levers_of
 
@@ -73,8 +73,10 @@ class Books:
         """Bring the ledger up to date; how many samples were booked."""
         return keep_books(store, self._own.look(now), pulse=pulse)
 
-    def last_hours(self, store: "HostStore", now: datetime) -> Rates:
-        """How it is now, in cycles."""
-        _booked_until, part = store.ledger.read_now(now)
+    def last_hours(self, store: "HostStore", now: datetime) -> Rates | None:
+        """How it is now, in cycles; None where nothing was booked for too long."""
+        booked_until, part = store.ledger.read_now(now)
+        if is_outdated(booked_until, now):
+            return None
         own = OwnUse(cpu_seconds=part.own_cpu_seconds, running_seconds=part.own_running_seconds)
         return rates_of(Sums(part.since, part.until, part.by_run, part.watched_seconds, own), unseen("metrics", "in cycles only"))

@@ -180,8 +180,8 @@ class Metrics:
             self._exit_code.values[()] = summary.exit_code
             self._observed_at.values[()] = observed_at.timestamp()
 
-    def booked(self, saved: PerSecond | None, available: PerSecond | None, unquantified_skips: PerSecond) -> None:
-        """What the ledger says of its last hours."""
+    def booked(self, saved: PerSecond | None, available: PerSecond | None, unquantified_skips: PerSecond | None) -> None:
+        """What the ledger says of its last hours; None: nothing."""
         with self._lock:
             for series, rate in ((self._saved, saved), (self._available, available), (self._unquantified, unquantified_skips)):
                 series.values = {} if rate is None else {("low",): rate.low, ("high",): rate.high}

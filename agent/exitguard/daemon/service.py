@@ -29,9 +29,7 @@ from exitguard.daemon.notify import Notifier
 from exitguard.daemon.pending import PendingDomains
 from exitguard.daemon.tracing import Tracing
 from exitguard.facts.collect import DomainsUnseen
-from exitguard.facts.exit_reasons.instance import remove_leftovers
 from exitguard.facts.libvirt.events import EventsUnavailable, LifecycleEvents
-from exitguard.facts.tree import HostTree
 from exitguard.policy.load import load_rulebook
 from exitguard.policy.problem import ProblemsError
 from exitguard.policy.schema import Rulebook
@@ -117,7 +115,7 @@ class Service:
         with _signals({signal.SIGTERM: self._on_end, signal.SIGINT: self._on_end, signal.SIGHUP: self._on_reload}):
             _log.info("daemon.started", version=__version__, state_dir=str(settings.state_dir), target=self._auditor.request.target.uri)
             self._auditor.read_measurements(settings.measurement_files)
-            remove_leftovers(HostTree())  # of a daemon that was killed while it counted exits: they cost something until they are gone
+            self._auditor.remove_trace_leftovers()
             self._serve_metrics(None, settings.metrics_listen)
             # Events first: what happens during the first audit is not missed.
             self._loop.plan(_LISTEN, self._job(_LISTEN, self._listen), _LISTEN_INTERVAL)

@@ -6,18 +6,21 @@ where the kernel's histogram may be used, all are counted by that at once.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from exitguard.daemon.log import get_logger
 from exitguard.facts.exit_reasons.reading import count_exits, why_not
 from exitguard.facts.traced_exits import MOST_THREADS, trace_exits, vcpu_threads
 from exitguard.facts.tree import HostTree
 from exitguard.model.host import Cpu
-from exitguard.model.rates import Rates
+from exitguard.model.rates import Rates, SampledRates
 from exitguard.model.record import Observed
 from exitguard.model.samples import DomainSample, SampledExits
 from exitguard.savings.exit_reasons import SKIP_REASONS, samples_apart
 
 _log = get_logger()
+#: For how long an estimate says whether another one would cost too much.
+_REMEMBERED = timedelta(days=1)
 
 
 @dataclass
@@ -29,13 +32,24 @@ class Tracing:
     interval_seconds: float = 300.0
     #: Before every how many samples, or why not now; None: not weighed yet, or not wanted.
     _answer: int | str | None = None
+    #: The last estimate, and of when: without one a trace would be weighed by the high bound, which may be far from it.
+    _estimate: tuple[SampledRates, datetime] | None = None
     #: Samples since the last trace.
     _passed: int = 0
     #: Guests that were traced, the longest ago first: more than one trace may hold take turns.
     _turns: list[str] = field(default_factory=list)
 
+    @property
+    def wanted(self) -> bool:
+        """Whether exits are traced now and then."""
+        return isinstance(self._answer, int)
+
     def weigh(self, rates: Rates) -> None:
         """Decide by what the ledger says now, and tell where that is another answer than before."""
+        if rates.sampled is not None:
+            self._estimate = rates.sampled, rates.until
+        elif self._estimate is not None and rates.until - self._estimate[1] < _REMEMBERED:
+            rates = rates.model_copy(update={"sampled": self._estimate[0]})
         apart = samples_apart(rates, self.seconds, self.interval_seconds) if self.seconds else None
         if apart == self._answer:
             return

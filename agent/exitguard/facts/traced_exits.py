@@ -23,7 +23,10 @@ _SOURCE = "tracepoint kvm:kvm_exit"
 _EVENTS = ("/sys/kernel/tracing/events/kvm/kvm_exit", "/sys/kernel/debug/tracing/events/kvm/kvm_exit")
 _UNLOCK = "root; or CAP_PERFMON, CAP_DAC_READ_SEARCH and kernel.perf_event_paranoid of at most 2 (docs/operations.md, drop-in 3)"
 _CPUS = "/sys/devices/system/cpu"
+#: Of the patch set; a mainline kernel (PREEMPT_RT since 6.12) says it in its version alone.
 _REALTIME = "/sys/kernel/realtime"
+_VERSION = "/proc/sys/kernel/version"
+_REALTIME_VERSION = re.compile(r"\bPREEMPT[_ ]RT\b")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 #: QEMU's threads that run a vCPU (accel/kvm/kvm-accel-ops.c).
 _VCPU_THREAD = re.compile(r"CPU [0-9]+/KVM")
@@ -46,8 +49,11 @@ _FORBIDDEN = {errno.EPERM, errno.EACCES}
 
 
 def why_never(tree: HostTree) -> str | None:
-    """Why nothing may be traced on this host at all; None where it may. An unreadable file says nothing against it."""
-    if (tree.read_text(_REALTIME).value or "").strip() == "1":
+    """Why nothing may be traced on this host at all; None where it may. Whether the kernel is a real-time one has to be known for that."""
+    version = tree.read_text(_VERSION)
+    if version.value is None:
+        return f"whether this kernel is PREEMPT_RT is not known: {version.reason}"
+    if (tree.read_text(_REALTIME).value or "").strip() == "1" or _REALTIME_VERSION.search(version.value):
         return "this kernel is PREEMPT_RT, whose latencies a trace would spoil"
     for name in ("nohz_full", "isolated"):
         cpus = (tree.read_text(f"{_CPUS}/{name}").value or "").strip()

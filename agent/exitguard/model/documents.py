@@ -75,6 +75,8 @@ class KernelReport(Record):
     pending_release: str | None
     #: Of an affected kernel: whether the PMU function returns at once for a PMU-off guest on this host's vendor; None: not known.
     returns_at_once: bool | None = None
+    #: Whether a live patch replaces the code that decides, so that what runs is another than the file says.
+    live_patched: bool = Field(default=False, exclude_if=lambda patched: not patched)
     evidence: tuple[Evidence, ...]
     disagreements: tuple[str, ...]
 

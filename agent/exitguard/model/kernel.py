@@ -65,4 +65,6 @@ class KernelVerdict(Record):
     installed: tuple[InstalledVerdict, ...] = ()
     #: Of an affected kernel: whether the callee returns at once for a PMU-off guest on this host's vendor; None where that is not known.
     returns_at_once: bool | None = None
+    #: Whether a live patch replaces the code that decides, so that what runs is another than the file says.
+    live_patched: bool = False
     disagreements: tuple[str, ...] = ()

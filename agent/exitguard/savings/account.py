@@ -5,7 +5,7 @@ Cycles are added up where they are known, and nothing else is: an unquantified s
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from exitguard.model.documents import AuditReport
@@ -15,6 +15,7 @@ from exitguard.model.record import Observed
 from exitguard.model.samples import Incarnation
 from exitguard.model.savings import CostUsed, DomainSavings, Period, Savings
 from exitguard.policy.schema import Costs
+from exitguard.savings.exit_reasons import TRACED_EXIT_CYCLES
 from exitguard.savings.matrix import percent_of_exit
 from exitguard.savings.worth import instructions_of_table
 
@@ -24,6 +25,8 @@ _COUNTED = (GuardSaving.SAVED, GuardSaving.AVAILABLE, GuardSaving.OPTED_OUT, Gua
 
 #: Fewer traced exits say too little of the others: a share of one half is known to some 3 % by a thousand.
 LEAST_TRACED = 1000
+#: A ledger that ends longer ago says nothing of now: the daemon brings it up to date every quarter of an hour.
+OUTDATED_AFTER = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Sums:
     by_run: tuple[LedgerSum, ...]
     watched_seconds: float
     own: OwnUse
+    #: Runs that run, may save more or are not judged yet, and are accounted for nowhere in this time.
+    unaccounted_runs: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ def account(report: AuditReport, books: Books, hertz: Observed[int], costs: Cost
     `costs` are told beside the sums: what counts in cycles is in the ledger, as it was when its rows were made.
     """
     now, asked = (rates_of(sums, hertz) for sums in (books.present, books.asked))
-    worthwhile, reason = _worthwhile(now)
+    worthwhile, reason = _worthwhile(now, books.booked_until, books.asked.until, books.present.unaccounted_runs)
     mitigations = None if report.host.mitigations.value is None else report.host.mitigations.value.classes
     return Savings(
         host_id=report.host.id,
@@ -78,10 +83,10 @@ def account(report: AuditReport, books: Books, hertz: Observed[int], costs: Cost
     )
 
 
-def savings_now(booked_until: datetime | None, present: Sums, hertz: Observed[int]) -> HostSavings:
-    """What a host saves now, and whether a change pays; `present` is of the runs that run, as they stand now."""
+def savings_now(booked_until: datetime | None, present: Sums, hertz: Observed[int], at: datetime) -> HostSavings:
+    """What a host saves at `at`, and whether a change pays; `present` is of the runs that run, as they stand now."""
     now = rates_of(present, hertz)
-    worthwhile, reason = _worthwhile(now)
+    worthwhile, reason = _worthwhile(now, booked_until, at, present.unaccounted_runs)
     return HostSavings(booked_until=booked_until, hertz=hertz, now=now, worthwhile=worthwhile, worthwhile_reason=reason)
 
 
@@ -96,6 +101,8 @@ def rates_of(sums: Sums, hertz: Observed[int]) -> Rates:
     own = None
     if hertz.value is not None and sums.own.running_seconds:
         own = sums.own.cpu_seconds / sums.own.running_seconds * hertz.value
+        # What tracing takes, it takes in the threads of guests.
+        own += _rate(sum(run.sampled_exits for run in sums.by_run) * TRACED_EXIT_CYCLES, sums.watched_seconds)
     return Rates(
         since=sums.since,
         until=sums.until,
@@ -237,12 +244,22 @@ def _periods(by_time: Iterable[LedgerSum]) -> tuple[Period, ...]:
     return tuple(periods)
 
 
-def _worthwhile(now: Rates) -> tuple[Worthwhile, str]:
-    """By the runs that run and skip at all: a guest without exits has nothing to say."""
-    if not now.watched_seconds:
+def is_outdated(booked_until: datetime | None, at: datetime) -> bool:
+    """Whether the ledger ends so long before that it says nothing of `at`."""
+    return booked_until is None or at - booked_until > OUTDATED_AFTER
+
+
+def _worthwhile(now: Rates, booked_until: datetime | None, at: datetime, unaccounted_runs: int) -> tuple[Worthwhile, str]:
+    """By the runs that run and skip at all: a guest without exits has nothing to say, and one that is not accounted for leaves it open."""
+    if is_outdated(booked_until, at) or not now.watched_seconds:
         return Worthwhile.UNKNOWN, "the host was not watched in the last two hours: is `exitguard daemon` running?"
     busy = [each.standing.guard for each in now.standings if each.skip_exits_per_second.high > 0]
-    if GuardSaving.AVAILABLE not in busy and GuardSaving.UNKNOWN not in busy:
+    nothing_left = GuardSaving.AVAILABLE not in busy and GuardSaving.UNKNOWN not in busy
+    if nothing_left and unaccounted_runs:
+        return Worthwhile.UNKNOWN, f"runs that may save more and whose exits are not accounted for: {unaccounted_runs}"
+    if nothing_left and not now.standings:
+        return Worthwhile.UNKNOWN, "no guest that runs now is in the ledger"
+    if nothing_left:
         return Worthwhile.NOTHING_LEFT, "no guest that runs now could save more"
     available, own = now.available_cycles_per_second, now.own_cycles_per_second
     if available is None:
@@ -252,7 +269,7 @@ def _worthwhile(now: Rates) -> tuple[Worthwhile, str]:
     net = available.low - own
     if net > 0:
         return Worthwhile.YES, f"at least {net:,.0f} cycles a second more than the agent uses"
-    if available.at_least or now.unquantified_available_skip_exits_per_second.high > 0:
+    if unaccounted_runs or available.at_least or now.unquantified_available_skip_exits_per_second.high > 0:
         return Worthwhile.UNKNOWN, "what is known of it does not exceed what the agent uses, and a part of it is not known in cycles"
     return Worthwhile.NO, f"the low bound of what a change would save is {-net:,.0f} cycles a second less than the agent uses"
 

@@ -16,14 +16,15 @@ SKIP_REASONS: Mapping[str, SkipReasons] = {
     "vmx": SkipReasons(
         # CPUID HLT INVD VMCALL MWAIT MONITOR PAUSE WBINVD
         always=frozenset({10, 12, 13, 18, 36, 39, 40, 54}),
-        # RDPMC, CR, DR, I/O, RDMSR, WRMSR, EPT misconfiguration (fast MMIO), XSETBV
-        sometimes=frozenset({15, 28, 29, 30, 31, 32, 49, 55}),
+        # INVLPG, RDPMC, VMX instructions of a hypervisor inside, CR, DR, I/O, RDMSR, WRMSR, APIC access, EPT misconfiguration (fast MMIO),
+        # INVEPT, INVVPID, XSETBV, INVPCID
+        sometimes=frozenset({14, 15, *range(19, 28), 28, 29, 30, 31, 32, 44, 49, 50, 53, 55, 58}),
     ),
     "svm": SkipReasons(
         # CPUID INVD PAUSE HLT VMMCALL WBINVD MONITOR MWAIT
         always=frozenset({0x72, 0x76, 0x77, 0x78, 0x81, 0x89, 0x8A, 0x8B}),
-        # CR and DR, selective CR0 write, RDPMC, I/O, MSR, XSETBV
-        sometimes=frozenset({*range(0x40), 0x65, 0x6F, 0x7B, 0x7C, 0x8D}),
+        # CR and DR, selective CR0 write, RDPMC, INVLPG, INVLPGA, I/O, MSR, SVM instructions of a hypervisor inside, XSETBV, INVPCID
+        sometimes=frozenset({*range(0x40), 0x65, 0x6F, 0x79, 0x7A, 0x7B, 0x7C, 0x80, 0x82, 0x83, 0x84, 0x85, 0x8D, 0xA2}),
     ),
 }
 

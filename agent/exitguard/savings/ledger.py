@@ -23,6 +23,8 @@ _NOTHING_TO_SAVE = (KernelState.EQUIVALENT, KernelState.NOT_AFFECTED)
 _GUARD = {KernelState.GUARDED: True, KernelState.AFFECTED: False}
 #: What is not known is worth nothing that is known.
 UNKNOWN = RunStanding(guard=GuardSaving.UNKNOWN)
+#: Known to be another kernel's code than was judged before: this ends what was known, as UNKNOWN does not.
+LIVE_PATCHED = RunStanding(guard=GuardSaving.UNKNOWN, attributable=NOTHING)
 
 
 def levers_of(report: AuditReport, rulebook: Rulebook, measurements: Iterable[Measurement]) -> Levers:
@@ -107,6 +109,8 @@ def _together(before: LedgerRow, row: LedgerRow) -> LedgerRow:
 def _standing(domain: DomainReport, report: AuditReport, baselines: Mapping[str, Baseline], levers: Levers) -> RunStanding:
     state = report.host.kernel.state
     cleared = _cleared(domain)
+    if report.host.kernel.live_patched and state is KernelState.UNKNOWN:
+        return LIVE_PATCHED
     if state in _NOTHING_TO_SAVE:
         return RunStanding(guard=GuardSaving.NOTHING, enable_pmu_cleared=cleared, saved=NOTHING, attributable=NOTHING, available=NOTHING)
     guard = _GUARD.get(state)

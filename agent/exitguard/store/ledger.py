@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import Column, ColumnElement, Connection, Table, func, select
 
-from exitguard.model.ledger import COUNTS, LedgerSum, RunStanding, Unaccounted
+from exitguard.model.ledger import COUNTS, GuardSaving, LedgerSum, RunStanding, Unaccounted
 from exitguard.model.time import from_microseconds, to_microseconds
 from exitguard.store.database import Database
 from exitguard.store.errors import StoreError
@@ -40,6 +40,8 @@ class LedgerPart:
     watched_seconds: float
     own_cpu_seconds: float
     own_running_seconds: float
+    #: Of now: runs that run, may save more or are not judged yet, and are accounted for nowhere in this time.
+    unaccounted_runs: int = 0
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,33 @@ class HostLedger:
 
 
 def _now(connection: Connection, cursor: Cursor, until: datetime) -> LedgerPart:
-    since = (cursor.observed_at or until).replace(minute=0, second=0, microsecond=0) - _HOUR
-    return _part(connection, since, until, _now_by_run(connection, since, cursor.boot_id, cursor.boottime_nanoseconds))
+    """Up to the last booked samples, however long ago that was; what a clock that was ahead has put after them is not of now."""
+    end = cursor.observed_at or until
+    since = end.replace(minute=0, second=0, microsecond=0) - _HOUR
+    alive = _alive(cursor)
+    found = () if alive is None else _now_by_run(connection, alive, _between(ledger_hour.c.hour, since, end))
+    part = _part(connection, since, end, found)
+    return part if alive is None else replace(part, unaccounted_runs=_without_account(connection, alive, since, end))
+
+
+def _alive(cursor: Cursor) -> ColumnElement[bool] | None:
+    """Runs that were looked at shortly before the last booked samples."""
+    if cursor.boot_id is None or cursor.boottime_nanoseconds is None:
+        return None
+    of_this_boot = ledger_run.c.incarnation.like(f"%/{cursor.boot_id}/%")
+    return of_this_boot & (ledger_run.c.look_boottime_nanoseconds >= cursor.boottime_nanoseconds - _ALIVE_NANOSECONDS)
+
+
+def _without_account(connection: Connection, alive: ColumnElement[bool], since: datetime, until: datetime) -> int:
+    """How many of the runs that run may save more, or are not judged yet, and have no accounted time in these hours."""
+    accounted = select(ledger_hour.c.run_id).where(_between(ledger_hour.c.hour, since, until), ledger_hour.c.accounted_milliseconds > 0)
+    statement = (
+        select(ledger_standing.c.body)
+        .join(ledger_run, ledger_run.c.standing_id == ledger_standing.c.id)
+        .where(alive, ledger_run.c.id.not_in(accounted))
+    )
+    standings = (RunStanding.model_validate_json(body) for body in connection.execute(statement).scalars())
+    return sum(each.guard in (GuardSaving.AVAILABLE, GuardSaving.UNKNOWN) for each in standings)
 
 
 def _part(connection: Connection, since: datetime, until: datetime, by_run: tuple[LedgerSum, ...]) -> LedgerPart:
@@ -165,15 +192,12 @@ def _by_run(connection: Connection, table: Table, which: ColumnElement[bool]) ->
     return _summed(connection, statement, run=True)
 
 
-def _now_by_run(connection: Connection, since: datetime, boot_id: str | None, boottime: int | None) -> tuple[LedgerSum, ...]:
-    """The hours since then of the runs that run, by their present standing."""
-    if boot_id is None or boottime is None:
-        return ()
-    alive = ledger_run.c.incarnation.like(f"%/{boot_id}/%") & (ledger_run.c.look_boottime_nanoseconds >= boottime - _ALIVE_NANOSECONDS)
+def _now_by_run(connection: Connection, alive: ColumnElement[bool], hours: ColumnElement[bool]) -> tuple[LedgerSum, ...]:
+    """These hours of the runs that run, by their present standing."""
     statement = (
         select(ledger_run.c.incarnation, ledger_run.c.domain_name, ledger_run.c.standing_id, *_sums(ledger_hour))
         .join(ledger_run, ledger_run.c.id == ledger_hour.c.run_id)
-        .where(ledger_hour.c.hour >= to_microseconds(since), alive)
+        .where(hours, alive)
         .group_by(ledger_run.c.id)
         .order_by(ledger_run.c.id)
     )

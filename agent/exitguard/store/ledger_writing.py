@@ -32,6 +32,8 @@ from exitguard.store.tables import (
 )
 
 DAY_MICROSECONDS = 86_400_000_000
+#: A run that nobody has looked at for a day by the time of the boot has ended.
+_ENDED_NANOSECONDS = 86_400_000_000_000
 #: SQLite admits 999 parameters in a statement, and since 3.32 more (SQLITE_MAX_VARIABLE_NUMBER).
 _KEYS_A_QUERY = 500
 _EVER = from_microseconds(0)
@@ -284,10 +286,16 @@ def forget(connection: Connection, hours_before: int, days_before: int) -> int:
 
 
 def _forget_unused(connection: Connection, cursor: Cursor, days_before: int) -> None:
-    """Runs of earlier boots that no row names any more, standings that nobody has, and baselines of domains that are long gone."""
+    """Runs that ended and that no row names any more, standings that nobody has, and baselines of domains that are long gone."""
     used = select(ledger_hour.c.run_id).union(select(ledger_day.c.run_id), select(ledger_unaccounted.c.run_id))
     old_boot = ledger_run.c.incarnation.not_like(f"%/{cursor.boot_id}/%")
-    connection.execute(delete(ledger_run).where(ledger_run.c.id.not_in(used), old_boot))
+    # A run that goes on is looked at every few minutes.
+    ended = (
+        old_boot
+        if cursor.boottime_nanoseconds is None
+        else old_boot | (ledger_run.c.look_boottime_nanoseconds < cursor.boottime_nanoseconds - _ENDED_NANOSECONDS)
+    )
+    connection.execute(delete(ledger_run).where(ledger_run.c.id.not_in(used), ended))
     named = select(ledger_hour.c.standing_id).union(select(ledger_day.c.standing_id), select(ledger_run.c.standing_id))
     connection.execute(delete(ledger_standing).where(ledger_standing.c.id.not_in(named)))
     known = select(ledger_run.c.domain_uuid).union(select(func.substr(ledger_run.c.incarnation, 1, 36)))
