@@ -65,15 +65,15 @@ def standing_words(name: str) -> str:
 
 
 def worth_of(step: "Step") -> str:
-    """What a step would release at once: a sentence without its end."""
+    """What a step would release at once, in a sentence."""
     parts = []
     if step.available is not None:
-        parts.append(f"releases {span(step.available)} cycles a second")
+        parts.append(f"Releases {span(step.available)} cycles a second.")
     if step.unquantified_skips:
-        parts.append(f"up to {step.unquantified_skips:,.0f} exits a second wait for it, whose cost is not known in cycles")
+        parts.append(f"Up to {step.unquantified_skips:,.0f} exits a second wait for it, whose cost is not known in cycles.")
     if not parts and step.told_elsewhere:
-        return "what it releases is told with the other step for the same link"
-    return "; ".join(parts) or "what it releases is not known: no ledger tells"
+        return "What it releases is told with the other step for the same link."
+    return " ".join(parts) or "What it releases is not known: no ledger tells."
 
 
 class GroupKey(StrEnum):

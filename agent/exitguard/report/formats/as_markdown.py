@@ -64,7 +64,7 @@ def _steps(overview: Overview, look: Look) -> Iterator[str]:
         hosts = ", ".join(markdown_code(name, look) for name in step.hosts[:3])
         more = f" and {step.host_count - 3:,} more" if step.host_count > 3 else ""  # noqa: PLR2004 - those that are named
         domains = counted(step.domains, "domain")
-        yield f"{number}. {_own(meaning(step.action))} {domains} on {counted(step.host_count, 'host')}: {hosts}{more}. {worth_of(step)}.\n"
+        yield f"{number}. {_own(meaning(step.action))} {domains} on {counted(step.host_count, 'host')}: {hosts}{more}. {worth_of(step)}\n"
     if not overview.steps:
         yield "Nothing.\n"
 
