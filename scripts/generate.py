@@ -3,7 +3,9 @@
 import sys
 from pathlib import Path
 
+from cli_reference import cli_document
 from config_sample import reference, sample
+from metrics_reference import metrics_document
 from verdict_tables import verdicts_document
 
 from exitguard.policy.json_schema import schema_files
@@ -15,7 +17,9 @@ def generated() -> dict[Path, str]:
     """Every generated file, by its path in the repository."""
     files = {
         ROOT / "docs" / "verdicts.md": verdicts_document(),
+        ROOT / "docs" / "cli.md": cli_document(),
         ROOT / "docs" / "configuration.md": reference(),
+        ROOT / "docs" / "metrics.md": metrics_document(),
         ROOT / "deploy" / "config.yaml": sample(),
     }
     for name, text in schema_files().items():

@@ -68,6 +68,12 @@ missing_for_test() {
         command -v ip >/dev/null || echo 'iproute2|'
         # The HTML report is tried in a real browser.
         command -v chromium >/dev/null || echo 'chromium|'
+        # Manual pages and completions are tried by what reads them.
+        command -v man >/dev/null || echo 'man-db|'
+        local reader
+        for reader in mandoc zsh fish; do
+            command -v "$reader" >/dev/null || echo "$reader|"
+        done
         missing_for_deb
     fi
 }

@@ -1,5 +1,6 @@
 """What the Debian package holds, and what it does to a clean Debian: install, upgrade, remove, purge."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from deb_package import RECORDS, Entry, build_deb, entries, field, install
 from debian_root import REPOSITORY, DebianRoot
 
 from exitguard import __version__
+from exitguard.cli.examples import EXAMPLES
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -27,6 +29,10 @@ DECLARED_FILES = {
     "/usr/lib/sysusers.d/exitguard.conf",
     "/usr/lib/tmpfiles.d/exitguard.conf",
     "/usr/share/lintian/overrides/exitguard",
+    "/usr/share/bash-completion/completions/exitguard",
+    "/usr/share/zsh/vendor-completions/_exitguard",
+    "/usr/share/fish/vendor_completions.d/exitguard.fish",
+    *(f"/usr/share/man/man1/{'-'.join(['exitguard', *verb.split()])}.1.gz" for verb in EXAMPLES),
 }
 READ_BYTECODE = """
 import importlib.util, json, marshal, pathlib, sys
@@ -94,6 +100,13 @@ def test_everything_is_root_s_and_only_root_writes_it(unpacked: Path) -> None:
     assert odd == {}
 
 
+def test_man_pages_are_compressed_without_name_or_time(unpacked: Path) -> None:
+    pages = list((unpacked / "usr/share/man/man1").iterdir())
+    assert {page.read_bytes()[:8] for page in pages} == {b"\x1f\x8b\x08" + bytes(5)}  # RFC 1952: magic, deflate, no flags, no time
+    shown = gzip.decompress((unpacked / "usr/share/man/man1/exitguard-report.1.gz").read_bytes()).decode()
+    assert shown.startswith(f'.TH EXITGUARD\\-REPORT 1 "" "exitguard {__version__}"')
+
+
 def test_depends_on_the_python_and_the_libvirt_it_was_built_with(deb: Path) -> None:
     depends = {part.strip() for part in field(deb, "Depends").split(",")}
     asked = "import sys; print(*sys.version_info[:2])"
@@ -143,6 +156,14 @@ def test_command_works_as_root_and_as_the_user_of_the_service(installed: DebianR
     audit = installed.run("exitguard", "audit", "--no-store", "--format", "json", user=user)
     assert audit.returncode == 3, audit.stderr
     assert json.loads(audit.stdout)["summary"]["exit_code"] == 3
+
+
+def test_completion_of_the_package_completes_with_the_command_of_the_package(installed: DebianRoot) -> None:
+    script = (
+        "source /usr/share/bash-completion/completions/exitguard; COMP_WORDS=(exitguard rep); COMP_CWORD=1; "
+        'complete -p exitguard >/dev/null; _exitguard_completion exitguard; echo "${COMPREPLY[@]}"'
+    )
+    assert installed.must("bash", "-c", script, user="exitguard") == "report\n"
 
 
 def test_caller_s_directory_and_python_variables_run_nothing(installed: DebianRoot) -> None:

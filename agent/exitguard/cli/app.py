@@ -26,13 +26,14 @@ from exitguard.cli import (
     schema,
     waiver,
 )
+from exitguard.cli.examples import examples_of
 from exitguard.cli.log import LogFormat, Logging
 from exitguard.cli.output import write_result
 
 app = typer.Typer(
     name="exitguard",
     help="Finds, with evidence, which KVM hosts and guests waste work on every VM exit because of the guest PMU.",
-    epilog="Exit codes: 0 compliant, 2 not compliant, 3 unknown or stale, 1 error, 64 usage.",
+    epilog=f"{examples_of('')}\n\nExit codes: 0 compliant, 2 not compliant, 3 unknown or stale, 1 error, 64 usage.",
     no_args_is_help=True,
     rich_markup_mode=None,  # plain help: fast, and the same in a pipe
     pretty_exceptions_enable=False,
@@ -57,6 +58,21 @@ app.add_typer(policy.app, name="policy")
 app.add_typer(waiver.app, name="waiver")
 app.add_typer(config.app, name="config")
 app.command("schema")(schema.schema)
+
+
+def _end_with_examples(group: typer.Typer, words: tuple[str, ...] = ()) -> None:
+    """Give every verb of `group`, and the groups in it, their examples. A verb without any is a KeyError: it is to get some."""
+    for verb in group.registered_commands:
+        name = str(verb.name or getattr(verb.callback, "__name__", ""))  # as Typer names it
+        verb.epilog = examples_of(" ".join((*words, name)))
+    for inner in group.registered_groups:
+        path = (*words, str(inner.name))
+        inner.epilog = examples_of(" ".join(path))
+        if inner.typer_instance is not None:
+            _end_with_examples(inner.typer_instance, path)
+
+
+_end_with_examples(app)
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 - Typer's calling convention

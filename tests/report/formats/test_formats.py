@@ -108,6 +108,7 @@ def test_junit_keeps_failure_error_and_skipped_apart_and_unknown_is_no_pass(writ
     assert (fresh.tests, fresh.failures, fresh.errors, fresh.skipped) == (kinds.total(), kinds["failure"], kinds["error"], kinds["skipped"])
     assert fresh.tests == len(hosts[0].report.findings)
     assert stale.errors == fresh.errors + 1
+    assert stale.skipped == fresh.skipped + kinds["pass"]
     assert (unread.tests, unread.errors) == (1, 1)
 
 
@@ -119,9 +120,10 @@ def test_sarif_tells_kinds_suppressions_and_notifications(written: Write, hosts:
     (run,) = document["runs"]
     kinds = Counter(each["kind"] for each in run["results"])
     verdicts = Counter(each.verdict for host in hosts for each in host.report.findings)
+    stale = sum(each.verdict is Verdict.PASS for each in hosts[1].report.findings)
     assert kinds["fail"] == verdicts[Verdict.FAIL] + verdicts[Verdict.WAIVED]
-    assert kinds["open"] == verdicts[Verdict.UNKNOWN] + verdicts[Verdict.ERROR]
-    assert (kinds["pass"], kinds["notApplicable"]) == (verdicts[Verdict.PASS], verdicts[Verdict.NOT_APPLICABLE])
+    assert kinds["open"] == verdicts[Verdict.UNKNOWN] + verdicts[Verdict.ERROR] + stale
+    assert (kinds["pass"], kinds["notApplicable"]) == (verdicts[Verdict.PASS] - stale, verdicts[Verdict.NOT_APPLICABLE])
     assert {each["level"] for each in run["results"] if each["kind"] != "fail"} == {"none"}
     assert sum("suppressions" in each for each in run["results"]) == verdicts[Verdict.WAIVED]
     rules = [each["id"] for each in run["tool"]["driver"]["rules"]]
@@ -166,6 +168,13 @@ def test_prometheus_of_one_host_says_what_the_daemon_would(written: Write, build
     ours = samples(written(PrometheusWriter, [HostResult(report, stale=False, source="a")]))
     assert ours
     assert {key: daemon[key] for key in ours} == ours
+
+
+def test_prometheus_tells_hosts_of_one_name_apart(written: Write, build: SimpleNamespace) -> None:
+    twins = [HostResult(build.report(host_report=build.host(id=f"id-{number}")), stale=False, source="a") for number in range(2)]
+    text = written(PrometheusWriter, twins)
+    lines = [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert len(set(lines)) == len(lines)
 
 
 def test_prometheus_of_several_hosts_has_a_series_a_host_and_sums(written: Write, hosts: list[HostResult]) -> None:

@@ -1,8 +1,8 @@
 """JUnit XML for CI: a suite a host, a case a finding.
 
 `failure` is a check that fails, `error` one that broke or could not be decided, `skipped` one that is waived or does not apply. Unknown
-is an error and not skipped: CI takes skipped for good, and not knowing is no pass. A stale host has a case of its own that is an error.
-Sums over all suites are left out (they are optional): hosts are written as they are read.
+is an error and not skipped: CI takes skipped for good, and not knowing is no pass. A stale host has a case of its own that is an error,
+and what passed then is skipped. Sums over all suites are left out (they are optional): hosts are written as they are read.
 """
 
 import re
@@ -39,7 +39,7 @@ class JunitWriter:
             "tests": len(report.findings) + result.stale,
             "failures": tally[Verdict.FAIL],
             "errors": sum(tally[each] for each in _ERRORS) + result.stale,
-            "skipped": sum(tally[each] for each in _SKIPPED),
+            "skipped": sum(tally[each] for each in _SKIPPED) + (tally[Verdict.PASS] if result.stale else 0),
         }
         attributes = " ".join(f'{name}="{count}"' for name, count in counts.items())
         # Without an offset, which the format has no place for; in UTC.
@@ -49,7 +49,11 @@ class JunitWriter:
             message = f"looked at {report.observed_at:%Y-%m-%d %H:%M} UTC, more than a day before: it does not speak for the host now"
             yield _case("staleness", result.name, f'<error type="stale" message={_attribute(message)}/>')
         for finding in report.findings:
-            yield _case(f"{finding.rule} {finding.subject.name or finding.subject.id}", f"{result.name}.{finding.rule}", _outcome(finding))
+            yield _case(
+                f"{finding.rule} {finding.subject.name or finding.subject.id}",
+                f"{result.name}.{finding.rule}",
+                _outcome(finding, stale=result.stale),
+            )
         yield "  </testsuite>\n"
 
     def end(self, overview: Overview) -> Iterator[str]:
@@ -66,9 +70,9 @@ def _case(name: str, of: str, inside: str) -> str:
     return f"    <testcase name={_attribute(name)} classname={_attribute(of)}{f'>{inside}</testcase>' if inside else '/>'}\n"
 
 
-def _outcome(finding: Finding) -> str:
+def _outcome(finding: Finding, *, stale: bool) -> str:
     if finding.verdict is Verdict.PASS:
-        return ""
+        return '<skipped type="stale" message="passed when the host was last looked at"/>' if stale else ""
     element = "failure" if finding.verdict is Verdict.FAIL else "error" if finding.verdict in _ERRORS else "skipped"
     waived = f" (waiver {finding.waiver})" if finding.waiver is not None else ""
     head = f"{element} type={_attribute(finding.verdict)} message={_attribute(f'{finding.verdict}{waived}: {finding.reason}')}"

@@ -4,6 +4,7 @@ For one host, without a label that names it: that is the scraper's to add. For s
 the fleet follow. Nothing is labelled by domain.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -72,8 +73,10 @@ def _of_hosts(hosts: list[HostLine], findings: list[dict[tuple[str, Verdict], in
     observed = _Family("exitguard_last_observation_timestamp_seconds", "When the host was last observed.")
     saved = _Family("exitguard_saved_cycles_per_second", "Cycles saved in the last hours of the ledger; absent where unquantified.")
     available = _Family("exitguard_available_cycles_per_second", "Cycles that the whole chain would save more; absent where unquantified.")
+    names = Counter(host.name for host in hosts)
     for host, counts in zip(hosts, findings, strict=True):
-        of: Labels = (("host", host.name),) if several else ()
+        # One name may be that of several hosts, and a series may be there only once.
+        of: Labels = (("host", host.name if names[host.name] == 1 else f"{host.name} {host.id}"),) if several else ()
         counted.samples += [((*of, ("rule", rule), ("verdict", verdict)), count) for (rule, verdict), count in sorted(counts.items())]
         domains.samples += [((*of, ("chain_state", state)), host.by_chain.get(state, 0)) for state in ChainState]
         kernel.samples.append(((*of, ("state", host.kernel_state), ("release", host.kernel_release or "")), 1))

@@ -86,7 +86,9 @@ class SarifWriter:
 
 def _result(finding: Finding, index: int, result: HostResult) -> dict[str, Any]:
     subject = finding.subject
-    failed = _KINDS[finding.verdict] == "fail"
+    # What was seen to pass long ago is not known to pass now.
+    kind = "open" if result.stale and finding.verdict is Verdict.PASS else _KINDS[finding.verdict]
+    failed = kind == "fail"
     host = {"name": _text(result.name), "fullyQualifiedName": result.report.host.id, "kind": "host"}
     about = {
         "name": _text(subject.name or subject.id),
@@ -99,7 +101,7 @@ def _result(finding: Finding, index: int, result: HostResult) -> dict[str, Any]:
     found: dict[str, Any] = {
         "ruleId": _text(finding.rule),
         "ruleIndex": index,
-        "kind": _KINDS[finding.verdict],
+        "kind": kind,
         "level": _LEVELS[finding.severity] if failed else "none",
         "message": {"text": _text(finding.reason)},
         "locations": [{"logicalLocations": locations}],
