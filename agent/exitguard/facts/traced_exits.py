@@ -44,7 +44,9 @@ _IOC_SET_FILTER = 0x40082406
 _IOC_FLAG_GROUP = 1
 #: perf_event_open(2) on x86-64.
 _SYSCALL = 298
+#: How many counters the group has, and each of them.
 _GROUP = struct.Struct("=QQQQ")
+_MEMBERS = 3
 _FORBIDDEN = {errno.EPERM, errno.EACCES}
 
 
@@ -161,8 +163,11 @@ def _added_up(counters: Iterable[tuple[str, int]], milliseconds: int) -> dict[st
 
 
 def _read(counters: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int, int, int]]:
+    """What whole groups counted. Where a thread has ended meanwhile the kernel has taken its group apart, and reads zeros for the others."""
     for run, group in counters:
         content = os.read(group, _GROUP.size)
-        if len(content) == _GROUP.size:
-            _, exits, always, sometimes = _GROUP.unpack(content)
+        if len(content) != _GROUP.size:
+            continue
+        members, exits, always, sometimes = _GROUP.unpack(content)
+        if members == _MEMBERS:
             yield run, always, sometimes, exits
