@@ -163,7 +163,7 @@ def _added_up(counters: Iterable[tuple[str, int]], milliseconds: int) -> dict[st
 
 
 def _read(counters: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int, int, int]]:
-    """What whole groups counted. Where a thread has ended meanwhile the kernel has taken its group apart, and reads zeros for the others."""
+    """What whole groups counted. Where a thread has ended, the kernel has taken its group apart, and reads zeros for the others."""
     for run, group in counters:
         content = os.read(group, _GROUP.size)
         if len(content) != _GROUP.size:
