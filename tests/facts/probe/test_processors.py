@@ -94,6 +94,17 @@ def test_cpu_to_which_a_guests_vcpu_is_pinned_alone_is_its_own(tree: HostTree) -
         choose_cpu(tree, frozenset(range(4)), 2)
 
 
+def test_other_hyperthread_of_a_dedicated_cpu_is_dedicated_too(tree: HostTree) -> None:
+    thread(tree, 100, 101, "CPU 0/KVM", "2")
+    assert tree.root is not None
+    siblings = tree.root / "sys/devices/system/cpu/cpu2/topology/thread_siblings_list"
+    siblings.parent.mkdir(parents=True)
+    siblings.write_text("2,6\n")
+    assert dedicated_cpus(tree).keys() == {2, 6}
+    with pytest.raises(CannotMeasureError, match="shares a core with CPU 2"):
+        choose_cpu(tree, frozenset(range(8)), 6)
+
+
 def test_machine_without_a_cpu_to_spare_is_refused_with_what_to_do(tree: HostTree) -> None:
     set_apart(tree, "isolated", "0-1")
     with pytest.raises(CannotMeasureError, match="every CPU") as refused:

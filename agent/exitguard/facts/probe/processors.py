@@ -71,6 +71,10 @@ def dedicated_cpus(tree: HostTree) -> dict[int, str]:
     for name in ("nohz_full", "isolated"):
         for cpu in parse_cpu_list(tree.read_text(f"{_CPUS}/{name}").value or ""):
             found[cpu] = f"it is in {_CPUS}/{name}"
+    for cpu in tuple(found):
+        # The other hyperthread of a core is no CPU apart: what runs on it slows the dedicated one.
+        for sibling in parse_cpu_list(tree.read_text(f"{_CPUS}/cpu{cpu}/topology/thread_siblings_list").value or ""):
+            found.setdefault(sibling, f"it shares a core with CPU {cpu}, of which {found[cpu]}")
     return found
 
 
@@ -78,7 +82,7 @@ def _pinned_vcpus(tree: HostTree) -> list[tuple[int, str]]:
     found = []
     for process in tree.names("/proc").value or ():
         # One of QEMU's threads is as good as any to tell whether a process is QEMU; most processes are not, and cost one look.
-        if not _PID.fullmatch(process) or not (tree.read_text(f"/proc/{process}/comm").value or "").startswith(("qemu", "CPU ")):
+        if not _PID.fullmatch(process) or not (tree.read_text(f"/proc/{process}/comm").value or "").startswith(("qemu", "kvm", "CPU ")):
             continue
         for thread in tree.names(f"/proc/{process}/task").value or ():
             folder = f"/proc/{process}/task/{thread}"
