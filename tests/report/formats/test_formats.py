@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema import Draft4Validator, Draft202012Validator, ValidationError
 from junitparser import Error, Failure, JUnitXml, Skipped
 from markdown_it import MarkdownIt
 from prometheus_client.parser import text_string_to_metric_families
@@ -134,6 +134,18 @@ def test_sarif_tells_kinds_suppressions_and_notifications(written: Write, hosts:
     assert "stale" in said
     assert "b.json" in said
     assert " broke: " in said
+
+
+#: OASIS's schema of SARIF 2.1.0 (sarif-schema-2.1.0-rtm.5), as npm's @microsoft/jest-sarif 1.0.0-beta ships it under the MIT licence.
+SARIF_SCHEMA = json.loads(Path(__file__).with_name("sarif-2.1.0-rtm.5.json").read_text())
+
+
+def test_sarif_is_what_its_schema_says(written: Write, hosts: list[HostResult]) -> None:
+    Draft4Validator.check_schema(SARIF_SCHEMA)
+    for results in ([], hosts[:1], hosts):
+        Draft4Validator(SARIF_SCHEMA).validate(json.loads(written(SarifWriter, results, unread=("b.json: no",))))
+    with pytest.raises(ValidationError):
+        Draft4Validator(SARIF_SCHEMA).validate({"version": "2.1.0"})
 
 
 def test_sarif_s_fingerprint_is_of_rule_and_subject_alone(written: Write, build: SimpleNamespace) -> None:
