@@ -11,24 +11,13 @@ from rich.text import Text
 
 from exitguard.model.documents import AuditReport
 from exitguard.model.finding import EXIT_COMPLIANT, EXIT_ERROR, EXIT_NOT_COMPLIANT, EXIT_UNKNOWN, Finding, SubjectKind, Verdict
-from exitguard.model.pmu import NextAction
+from exitguard.report.overview import ACTION_ORDER
 from exitguard.report.page import BAD, DOUBT, FAINT, GOOD, STRONG, WORST, Look, counted, hanging, heading, indented, listed, render
 from exitguard.report.table_domains import domains_section
 from exitguard.report.table_findings import findings_section
 from exitguard.report.table_host import host_section, unseen_section
 from exitguard.report.words import meaning
 
-#: In the order in which a link takes effect only after the ones before it are worth the work.
-_ACTION_ORDER = (
-    NextAction.BOOT_INSTALLED_KERNEL,
-    NextAction.INSTALL_GUARDED_KERNEL,
-    NextAction.UPGRADE_QEMU,
-    NextAction.SET_PMU_OFF,
-    NextAction.SET_PMU_OFF_IN_NOVA,
-    NextAction.RESTART_GUEST,
-    NextAction.ASK_OWNER,
-    NextAction.OBSERVE,
-)
 _MOST_FILES = 3
 
 
@@ -162,7 +151,7 @@ def _waiver_steps(report: AuditReport, look: Look) -> Iterator[Text]:
 
 
 def _domain_steps(report: AuditReport, look: Look) -> Iterator[Text]:
-    for action in _ACTION_ORDER:
+    for action in ACTION_ORDER:
         names = [domain.name for domain in report.domains if domain.chain.next_action is action]
         if names:
             yield Text.assemble(
