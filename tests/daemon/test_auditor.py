@@ -17,7 +17,7 @@ from exitguard.facts import collect
 from exitguard.facts.libvirt.patience import MAX_BLOCKED, BlockedCalls
 from exitguard.facts.tree import HostTree
 from exitguard.model.host import KvmFacts
-from exitguard.model.record import seen
+from exitguard.model.record import seen, unseen
 from exitguard.policy.load import load_rulebook
 from exitguard.store import gap
 from exitguard.store.errors import StoreError
@@ -136,6 +136,14 @@ def test_store_that_fails_is_said_once_and_used_again_when_it_is_back(watched: W
     assert watched.said == [("store", "host.sqlite: no room.")]
     watched.auditor.audit()
     assert watched.said[1:] == [("store", "over")]
+
+
+def test_trace_of_a_killed_daemon_that_stays_is_said_until_it_is_gone(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = unseen("/sys/kernel/tracing/instances/exitguard-1", "left by a process that is gone, and could not be removed: busy")
+    for removed in (left, left, seen("/sys/kernel/tracing", ())):
+        monkeypatch.setattr("exitguard.daemon.auditor.remove_leftovers", lambda _tree, removed=removed: removed)
+        watched.auditor.remove_trace_leftovers()
+    assert watched.said == [("trace_leftover", f"{left.source}: {left.reason}"), ("trace_leftover", "over")]
 
 
 def test_what_could_not_even_be_noted_becomes_a_gap_when_the_store_is_back(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ def measurement(**other: object) -> Measurement:
         "host_id_provisional": False,
         **{
             name: unseen("a test", "not looked at")
-            for name in ("kernel_release", "kvm_build_id", "boot_id", "cpu", "mitigations", "enable_pmu")
+            for name in ("kernel_release", "kvm_build_id", "boot_id", "cpu", "mitigations", "enable_pmu", "live_patches")
         },
         "measured_on": 1,
         "tsc_kilohertz": 2_000_000,

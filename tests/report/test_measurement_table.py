@@ -29,12 +29,14 @@ def two_arms(*, cycles: bool) -> Measurement:
             ticks_per_exit=estimated(ticks),
             cycles_per_exit=estimated(ticks * 1.5) if cycles else None,
             noise=0.001,
+            spread=0.002,
+            drift=0.0,
             ticks_per_exit_by_round=(ticks,) * 20,
         )
 
-    contrast = Contrast(groups=10, ticks_per_exit=estimated(204.4), cycles_per_exit=estimated(306.6) if cycles else None)
+    contrast = Contrast(pairs=5, ticks_per_exit=estimated(204.4), cycles_per_exit=estimated(306.6) if cycles else None)
     arms = (arm(Arm.AS_CREATED, 2459.7), arm(Arm.PMU_OFF, 2255.3))
-    result = LoopResult(loop=Loop.HLT, iterations=4000, exits_per_iteration=2, disturbed=0, arms=arms, contrast=contrast)
+    result = LoopResult(loop=Loop.HLT, iterations=4000, exits_per_iteration=2, pairs=5, disturbed=0, arms=arms, contrast=contrast)
     return RECORDED.model_copy(update={"loops": (result,)})
 
 
@@ -42,7 +44,7 @@ def two_arms(*, cycles: bool) -> Measurement:
 def test_recorded_measurement_is_told_with_its_checks_and_what_it_does_not_say(look: Look) -> None:
     text = measurement_table(RECORDED, look)
     assert text.startswith("MEASURED")
-    assert "2,197.3  2,197.3 to 2,197.3" in text
+    assert "2,198.0  2,198.0 to 2,198.0" in text
     assert "TSC 1,000,000 kHz" in text
     assert "saved by PMU off" not in text
     assert "steal" in text
@@ -75,7 +77,7 @@ def test_refusal_says_why_and_what_to_do_and_shows_no_figure() -> None:
     assert text.startswith("REFUSED")
     assert "426 were counted" in text
     assert "measure elsewhere" in text
-    assert "2,197" not in text
+    assert "2,198" not in text
     assert "What this does not say" not in text
 
 

@@ -21,6 +21,7 @@ from account_builders import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exitguard.facts.mitigations import parse_classes
 from exitguard.model.host import Cpu, MitigationClass
 from exitguard.model.kernel import Body
 from exitguard.model.ledger import GuardSaving, RunStanding
@@ -194,6 +195,19 @@ def test_hosts_of_the_patch_s_author_save_what_its_author_measured(cpu: Cpu, cla
 )
 def test_cost_of_another_kernel_or_mitigation_is_never_used(body: Body | None, classes: tuple[MitigationClass, ...]) -> None:
     assert levers_of_table(SHIPPED.costs, body, ZEN_2, classes) == {}
+
+
+@pytest.mark.parametrize(
+    ("its", "cycles"),
+    [({}, 26), ({"indirect_target_selection": "Mitigation: Aligned branch/return thunks"}, None)],
+    ids=["before 6.12.29", "since"],
+)
+def test_ice_lake_whose_returns_were_made_costlier_is_not_of_its_author_s_row(its: dict[str, str], cycles: int | None) -> None:
+    classes = parse_classes(
+        {"retbleed": "Mitigation: Enhanced IBRS", "spectre_v2": "Mitigation: Enhanced / Automatic IBRS; IBPB: conditional", **its}
+    )
+    found = available_in(Cell(guard=False, cleared=True), levers_of_table(SHIPPED.costs, Body.B, ICE_LAKE, classes))
+    assert (None if found is None else found.low) == cycles
 
 
 def test_instructions_are_never_taken_for_cycles() -> None:

@@ -92,3 +92,21 @@ def test_sum_is_no_better_known_than_its_weaker_part() -> None:
 def test_what_was_measured_here_beats_the_table() -> None:
     found = better(({GUARD: worth(40)}, {GUARD: worth(57, "table"), BOTH: worth(60, "table")}))
     assert (found[GUARD].low, found[BOTH].low) == (40, 60)
+
+
+def test_interval_that_holds_zero_gives_way_to_a_row_that_tells_the_lever_and_agrees() -> None:
+    wide = worth(40).model_copy(update={"low": -20, "high": 100})
+    assert better(({GUARD: wide}, {GUARD: worth(57, "table")}))[GUARD].low == 57
+
+
+@pytest.mark.parametrize(("low", "high"), [(-20, 50), (10, 100)], ids=["contradicts the table", "tells the lever"])
+def test_measured_interval_stays_where_the_table_says_otherwise_or_no_more(low: int, high: int) -> None:
+    here = worth(0).model_copy(update={"low": low, "high": high})
+    assert better(({GUARD: here}, {GUARD: worth(57, "table")}))[GUARD] == here
+
+
+def test_measured_levers_that_add_up_go_before_a_row_of_both() -> None:
+    known = {PMU_OFF_UNGUARDED: worth(185), GUARD: worth(26), BOTH: worth(300, "table")}
+    found = saved_in(Cell(guard=True, cleared=True), known)
+    assert found is not None
+    assert (found.low, found.provenance) == (211, "measured")

@@ -140,6 +140,20 @@ def test_forgotten_days_take_runs_of_earlier_boots_with_them(store: HostStore) -
     assert left == ["web-1"]
 
 
+def test_forgotten_days_take_runs_of_this_boot_with_them_that_nobody_looked_at_for_a_day(store: HostStore) -> None:
+    """A host that stays up for a year and starts a guest every minute would else keep each of them."""
+    long_ago = [row(-24 * 40, 10, run=run, name=name) for run, name in ((1, "ended"), (2, "goes on"), (3, "never looked at"))]
+    write(store, *long_ago, row(0, 10, run=4, name="in a row"))
+    boottime = 10**15  # where `write` leaves the cursor
+    ended, goes_on = (row.incarnation for row in long_ago[:2])
+    looks = {each.key: Look(each, at, {}) for each, at in ((ended, boottime - 25 * 3600 * 10**9), (goes_on, boottime - 60 * 10**9))}
+    with store.ledger.writing() as writer:
+        writer.book((), looks, ())
+    store.ledger.prune(hours_before=NOON, days_before=NOON - timedelta(days=30))
+    left = store._database.connection.execute(text("SELECT domain_name FROM ledger_run ORDER BY domain_name")).scalars().all()
+    assert left == ["goes on", "in a row", "never looked at"]
+
+
 def test_oldest_day_of_hours_goes_first_and_the_last_never(store: HostStore) -> None:
     write(store, *(row(hour, 10) for hour in range(-60, 1)))
     assert [store.ledger.forget_oldest_day() for _ in range(3)] == [True, True, False]

@@ -71,6 +71,7 @@ def _measure(tree: "HostTree", request: "ProbeRequest", asked: Asked) -> "Measur
     from exitguard.facts.cpu import read_cpu
     from exitguard.facts.kernel import read_boot_id, read_release
     from exitguard.facts.kvm import read_kvm
+    from exitguard.facts.livepatch import read_live_patches
     from exitguard.facts.mitigations import read_mitigations
     from exitguard.facts.probe.probe import probe
     from exitguard.model.measurement import Measurement
@@ -94,6 +95,7 @@ def _measure(tree: "HostTree", request: "ProbeRequest", asked: Asked) -> "Measur
         cpu=cpu,
         mitigations=read_mitigations(tree),
         enable_pmu=kvm.enable_pmu,
+        live_patches=read_live_patches(tree),
         measured_on=reading.measured_on,
         tsc_kilohertz=reading.tsc_kilohertz,
         seconds=round(seconds, 3),

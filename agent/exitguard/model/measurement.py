@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Literal
 
 from exitguard.model.documents import Tool
-from exitguard.model.host import Cpu, Mitigations
+from exitguard.model.host import Cpu, LivePatch, Mitigations
 from exitguard.model.loop import Loop as Loop  # noqa: PLC0414 - part of this vocabulary; apart, so that it is known without pydantic
 from exitguard.model.record import Observed, Record
 from exitguard.model.time import UtcTime
@@ -28,6 +28,8 @@ class Round(Record):
     """One entry of a guest's loop, with what else happened to its thread meanwhile."""
 
     arm: Arm
+    #: Which pair of virtual machines, one for each arm, from 0: a loop is run in several, made anew.
+    pair: int
     #: Of the timed iterations alone; the guest read its TSC before and after them.
     tsc_begin: int
     tsc_end: int
@@ -37,7 +39,7 @@ class Round(Record):
     #: `exits` of the vCPU's statistics during the entry, and how many the guest's code makes, warm-up included.
     exits_counted: int
     exits_made: int
-    #: How often another thread took the CPU (ru_nivcsw of getrusage(2)).
+    #: How often another thread took the CPU (ru_nivcsw of getrusage(2)), or a signal sent the guest out of its loop.
     preemptions: int
     #: By IA32_APERF and IA32_MPERF where /dev/cpu/N/msr can be read: core cycles for each tick of the TSC.
     cycles_per_tick: float | None = None
@@ -51,7 +53,11 @@ class Round(Record):
 
 
 class LoopReading(Record):
-    """The rounds of one loop in the order in which they ran: A B B A, again and again; one arm where KVM offers no other."""
+    """The rounds of one loop in the order in which they ran.
+
+    In groups of four, A B B A in one pair and B A A B in the next, whose machines are made in the other order; one arm, in groups of two,
+    where KVM offers no other.
+    """
 
     loop: Loop
     iterations: int
@@ -95,7 +101,7 @@ class ProbeReading(Record):
 
 
 class Estimate(Record):
-    """A median and its bootstrap interval of 95 %, which covers sampling alone."""
+    """The median of all rounds, and its bootstrap interval of 95 % over pairs of machines, which covers sampling alone."""
 
     median: float
     low: float
@@ -110,14 +116,18 @@ class ArmResult(Record):
     cycles_per_exit: Estimate | None = None
     #: How far rounds lie from their median: 1.4826 x the median absolute deviation, as a share of the median.
     noise: float
+    #: Between the quantiles of 5 and 95 % of the rounds, as a share of their median.
+    spread: float
+    #: Between the medians of the first and the second half of the rounds, as a share of the first.
+    drift: float
     #: By round, in the order in which they ran, those that were disturbed left out.
     ticks_per_exit_by_round: tuple[float, ...]
 
 
 class Contrast(Record):
-    """As created, less PMU off: what clearing enable_pmu saves of one exit. By groups of four rounds, A B B A."""
+    """As created, less PMU off: what clearing enable_pmu saves of one exit. The difference of the two arms, pair by pair resampled."""
 
-    groups: int
+    pairs: int
     ticks_per_exit: Estimate
     cycles_per_exit: Estimate | None = None
 
@@ -126,7 +136,9 @@ class LoopResult(Record):
     loop: Loop
     iterations: int
     exits_per_iteration: int
-    #: Groups of rounds that were left out since another thread ran in between.
+    #: Pairs of virtual machines that were made, one machine for each arm.
+    pairs: int
+    #: Groups of rounds that were left out since another thread ran in between, or a signal came.
     disturbed: int
     arms: tuple[ArmResult, ...]
     #: None where there is one arm alone.
@@ -149,6 +161,7 @@ class Measurement(Record):
     mitigations: Observed[Mitigations]
     #: kvm.enable_pmu, which is what a virtual machine has as created.
     enable_pmu: Observed[bool]
+    live_patches: Observed[tuple[LivePatch, ...]]
     measured_on: int | None
     tsc_kilohertz: int | None
     #: How long all rounds together took, by the machine's clock.

@@ -14,7 +14,7 @@ from exitguard.model.pmu import ChainState, LinkName, Tri
 from exitguard.model.samples import Incarnation
 from exitguard.policy.schema import Rulebook
 from exitguard.savings.hours import Hour
-from exitguard.savings.measured import Decided, exits_of, levers_measured
+from exitguard.savings.measured import Decided, exits_of, kind_of, levers_measured
 from exitguard.savings.worth import NOTHING, Cell, Levers, available_in, better, change, levers_of_table, saved_in
 
 #: What has to hold for the guard to save anything in a run, in this order.
@@ -30,18 +30,15 @@ LIVE_PATCHED = RunStanding(guard=GuardSaving.UNKNOWN, attributable=NOTHING)
 def levers_of(report: AuditReport, rulebook: Rulebook, measurements: Iterable[Measurement]) -> Levers:
     """What is known of the host of `report`: measured on it, then on hosts like it, then the cost matrix."""
     host = report.host
-    cpu, release = host.cpu.value, host.kernel.release
-    mitigations = None if host.mitigations.value is None else host.mitigations.value.classes
-    table = levers_of_table(rulebook.costs, host.kernel.body, cpu, mitigations)
+    cpu, release, mitigations = host.cpu.value, host.kernel.release, host.mitigations.value
+    table = levers_of_table(rulebook.costs, host.kernel.body, cpu, None if mitigations is None else mitigations.classes)
     if cpu is None or mitigations is None or release is None or host.kernel.body is None:
         return table
     builds: dict[str, Decided] = {build.build_id: build.verdict for build in rulebook.kernels.builds}
     if host.kvm.build_id.value is not None:
         builds[host.kvm.build_id.value] = (host.kernel.state, host.kernel.body)
     exits = [each for measurement in measurements for each in exits_of(measurement, builds)]
-    here, elsewhere = levers_measured(
-        exits, host_id=host.id, cpu_model_name=cpu.model_name, mitigations=mitigations, release=release, body=host.kernel.body
-    )
+    here, elsewhere = levers_measured(exits, host_id=host.id, kind=kind_of(cpu, mitigations, release, host.kernel.body))
     return better((here, elsewhere, table))
 
 

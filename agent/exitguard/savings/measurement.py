@@ -3,8 +3,9 @@
 Every condition is a check that is told whatever its outcome; the first that failed is why a measurement is refused.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from exitguard.model.host import Cpu
 from exitguard.model.measurement import (
@@ -13,18 +14,23 @@ from exitguard.model.measurement import (
     Check,
     CheckOutcome,
     Contrast,
+    Estimate,
     LoopReading,
     LoopResult,
     ProbeReading,
     Refused,
     Round,
 )
-from exitguard.savings.estimate import Pick, abba_contrast, estimate, noise, spread
+from exitguard.savings.estimate import Pick, drift, estimate, estimate_difference, noise, spread
 
-#: Fewer groups have no interval worth the name.
-LEAST_GROUPS = 5
-#: More than this, and the contrast of two arms, which is a few per cent, is not told from it.
+#: Fewer pairs have no interval worth the name.
+LEAST_PAIRS = 5
+#: More than these, and the contrast of two arms, which is a few per cent, is not told from it. The first sees rounds that scatter, the
+#: second a few that took another way, as beside a hyperthread that was busy at times, the third a state that changed on the way.
+#: Pairs of machines whose pages lie otherwise may differ by a per cent: that is in the interval, and no reason to refuse.
 MOST_NOISE = 0.02
+MOST_SPREAD = 0.05
+MOST_DRIFT = 0.02
 #: A core that changed its frequency by more than this did not run the rounds alike.
 MOST_FREQUENCY_SPREAD = 0.02
 #: The TSC against the kernel's clock; a stepping TSC is off by far more.
@@ -40,10 +46,12 @@ _NEXT = {
     "TSC rate": "measure on a processor with an invariant TSC",
     "steal": "measure when the hypervisor below this machine has a CPU to spare, or on a machine of its own",
     "frequency": "hold the frequency still for the time of the measurement (governor performance, boost off), and measure again",
-    "enough rounds": "allow more --seconds, or fewer --iterations",
+    "enough rounds": "allow more --seconds, more --rounds or fewer --iterations",
     "undisturbed": "measure when the host is quieter, or give --cpu one that is",
     "noise": "measure when the host is quieter (its SMT sibling too), or with more --iterations",
 }
+
+_ARM_WORDS = {Arm.AS_CREATED: "as created", Arm.PMU_OFF: "PMU off"}
 
 
 @dataclass(frozen=True)
@@ -64,11 +72,11 @@ def judge_reading(reading: ProbeReading, pick: Pick) -> Measured:
         return Measured(loops=(), checks=(*reading.checks, enough), refused=_first_failed([enough]))
     rounds = [each for loop in reading.loops for each in loop.rounds]
     kept = {loop.loop: _undisturbed(loop) for loop in reading.loops}
-    undisturbed = [each for groups in kept.values() for group in groups for each in group]
+    undisturbed = [each for pairs in kept.values() for groups in pairs for group in groups for each in group]
     checks = [
         *reading.checks,
         _real_exits(rounds),
-        _rate(reading, undisturbed),
+        _rate(reading),
         _steal(reading.loops),
         _frequency(undisturbed),
         enough,
@@ -108,51 +116,65 @@ def caveats(reading: ProbeReading, cpu: Cpu | None, *, enable_pmu: bool | None) 
     return tuple(found)
 
 
-def _groups(reading: LoopReading) -> list[tuple[Round, ...]]:
-    """The rounds as they were made: A B B A, or two of the only arm."""
+#: Of one pair of machines, its groups of rounds as they were made: A B B A, B A A B, or two of the only arm.
+_Pair = list[tuple[Round, ...]]
+
+
+def _pairs(reading: LoopReading) -> list[_Pair]:
     size = 2 * len({each.arm for each in reading.rounds})
-    return [reading.rounds[start : start + size] for start in range(0, len(reading.rounds) - size + 1, size)] if size else []
+    pairs = [tuple(rounds) for _, rounds in groupby(reading.rounds, key=lambda each: each.pair)]
+    return [[rounds[start : start + size] for start in range(0, len(rounds) - size + 1, size)] for rounds in pairs]
 
 
-def _undisturbed(reading: LoopReading) -> list[tuple[Round, ...]]:
-    return [group for group in _groups(reading) if not any(each.preemptions for each in group)]
+def _undisturbed(reading: LoopReading) -> list[_Pair]:
+    """The pairs that have groups in which nothing else ran, and those groups."""
+    kept = [[group for group in groups if not any(each.preemptions for each in group)] for groups in _pairs(reading)]
+    return [groups for groups in kept if groups]
 
 
-def _result(reading: LoopReading, groups: Sequence[tuple[Round, ...]], pick: Pick) -> LoopResult:
+def _result(reading: LoopReading, kept: Sequence[_Pair], pick: Pick) -> LoopResult:
     exits = reading.iterations * reading.exits_per_iteration
     arms = tuple(arm for arm in Arm if any(each.arm is arm for each in reading.rounds))
     return LoopResult(
         loop=reading.loop,
         iterations=reading.iterations,
         exits_per_iteration=reading.exits_per_iteration,
-        disturbed=len(_groups(reading)) - len(groups),
-        arms=tuple(_arm(arm, groups, exits, pick) for arm in arms),
-        contrast=_contrast(groups, exits, pick) if len(arms) > 1 else None,
+        pairs=len(_pairs(reading)),
+        disturbed=_count(_pairs(reading)) - _count(kept),
+        arms=tuple(_arm(arm, kept, exits, pick) for arm in arms),
+        contrast=_contrast(kept, exits, pick) if len(arms) > 1 else None,
     )
 
 
-def _arm(arm: Arm, groups: Sequence[tuple[Round, ...]], exits: int, pick: Pick) -> ArmResult:
-    mine = [[each for each in group if each.arm is arm] for group in groups]
-    ticks = [[_ticks(each) / exits for each in group] for group in mine]
-    flat = [value for group in ticks for value in group]
+def _arm(arm: Arm, kept: Sequence[_Pair], exits: int, pick: Pick) -> ArmResult:
+    ticks = _by_pair(kept, arm, exits, _ticks)
+    flat = [value for values in ticks for value in values]
     return ArmResult(
         arm=arm,
         rounds=len(flat),
         ticks_per_exit=estimate(ticks, pick),
-        cycles_per_exit=estimate([[_cycles(each) / exits for each in group] for group in mine], pick) if _have_cycles(groups) else None,
+        cycles_per_exit=estimate(_by_pair(kept, arm, exits, _cycles), pick) if _have_cycles(kept) else None,
         noise=noise(flat),
+        spread=spread(flat),
+        drift=drift(flat),
         ticks_per_exit_by_round=tuple(flat),
     )
 
 
-def _contrast(groups: Sequence[tuple[Round, ...]], exits: int, pick: Pick) -> Contrast:
-    ticks = [[abba_contrast(*(_ticks(each) / exits for each in group))] for group in groups]
-    cycles = [[abba_contrast(*(_cycles(each) / exits for each in group))] for group in groups]
-    return Contrast(
-        groups=len(groups),
-        ticks_per_exit=estimate(ticks, pick),
-        cycles_per_exit=estimate(cycles, pick) if _have_cycles(groups) else None,
-    )
+def _contrast(kept: Sequence[_Pair], exits: int, pick: Pick) -> Contrast:
+    def difference(of: Callable[[Round], float]) -> Estimate:
+        created, off = (_by_pair(kept, arm, exits, of) for arm in (Arm.AS_CREATED, Arm.PMU_OFF))
+        return estimate_difference(created, off, pick)
+
+    return Contrast(pairs=len(kept), ticks_per_exit=difference(_ticks), cycles_per_exit=difference(_cycles) if _have_cycles(kept) else None)
+
+
+def _by_pair(kept: Sequence[_Pair], arm: Arm, exits: int, of: Callable[[Round], float]) -> list[list[float]]:
+    return [[of(each) / exits for group in groups for each in group if each.arm is arm] for groups in kept]
+
+
+def _count(pairs: Iterable[_Pair]) -> int:
+    return sum(len(groups) for groups in pairs)
 
 
 def _ticks(each: Round) -> int:
@@ -163,8 +185,8 @@ def _cycles(each: Round) -> float:
     return _ticks(each) * (each.cycles_per_tick or 0.0)
 
 
-def _have_cycles(groups: Iterable[tuple[Round, ...]]) -> bool:
-    return all(each.cycles_per_tick is not None for group in groups for each in group)
+def _have_cycles(pairs: Iterable[_Pair]) -> bool:
+    return all(each.cycles_per_tick is not None for groups in pairs for group in groups for each in group)
 
 
 def _first_failed(checks: Iterable[Check]) -> Refused | None:
@@ -186,15 +208,18 @@ def _real_exits(rounds: Sequence[Round]) -> Check:
     return _check("real exits", f"the guests made {made:,} exits, and KVM's statistics counted {counted:,}", held=True)
 
 
-def _rate(reading: ProbeReading, rounds: Sequence[Round]) -> Check:
-    """The TSC of the first arm against CLOCK_MONOTONIC_RAW: over each half, and against what KVM says of it."""
-    ours = [each for each in rounds if each.arm is Arm.AS_CREATED]
-    by_loop = [part for part in _same_guest(ours) if part[-1].begin_nanoseconds - part[0].begin_nanoseconds >= _LEAST_SPAN_NANOSECONDS]
-    if not by_loop:
+def _rate(reading: ProbeReading) -> Check:
+    """The TSC against CLOCK_MONOTONIC_RAW: in each half of the guests, since each guest's begins anew, and against what KVM says of it."""
+    guests: dict[tuple[str, int], list[Round]] = {}
+    for loop in reading.loops:
+        for each in loop.rounds:
+            if each.arm is Arm.AS_CREATED and not each.preemptions:
+                guests.setdefault((loop.loop, each.pair), []).append(each)
+    spans = [(rounds[0], rounds[-1]) for rounds in guests.values()]
+    halves = [spans[: len(spans) // 2], spans[len(spans) // 2 :]]
+    if any(sum(last.begin_nanoseconds - first.begin_nanoseconds for first, last in half) < _LEAST_SPAN_NANOSECONDS for half in halves):
         return _check("TSC rate", "the rounds took too short a time to compare the TSC with the kernel's clock", held=None)
-    longest = max(by_loop, key=lambda part: part[-1].begin_nanoseconds - part[0].begin_nanoseconds)
-    middle = longest[len(longest) // 2]
-    rates = [_kilohertz(longest[0], middle), _kilohertz(middle, longest[-1])]
+    rates = [_kilohertz(half) for half in halves]
     if reading.tsc_kilohertz is not None:
         rates.append(float(reading.tsc_kilohertz))
     apart = max(rates) / min(rates) - 1 if min(rates) > 0 else 1.0
@@ -203,19 +228,13 @@ def _rate(reading: ProbeReading, rounds: Sequence[Round]) -> Check:
     return _check("TSC rate", detail, held=apart <= MOST_RATE_DIFFERENCE)
 
 
-def _same_guest(rounds: Sequence[Round]) -> list[list[Round]]:
-    """Rounds split where the TSC began anew: each loop has guests of its own."""
-    parts: list[list[Round]] = []
-    for each in rounds:
-        if not parts or each.tsc_begin <= parts[-1][-1].tsc_begin:
-            parts.append([])
-        parts[-1].append(each)
-    return parts
-
-
-def _kilohertz(first: Round, last: Round) -> float:
-    nanoseconds = last.begin_nanoseconds - first.begin_nanoseconds
-    return (last.tsc_begin - first.tsc_begin) / nanoseconds * 1e6 if nanoseconds > 0 else 0.0
+def _kilohertz(spans: Iterable[tuple[Round, Round]]) -> float:
+    """Of some guests, each from its first round to its last."""
+    ticks = nanoseconds = 0
+    for first, last in spans:
+        ticks += last.tsc_begin - first.tsc_begin
+        nanoseconds += last.begin_nanoseconds - first.begin_nanoseconds
+    return ticks / nanoseconds * 1e6
 
 
 def _steal(readings: Sequence[LoopReading]) -> Check:
@@ -242,32 +261,42 @@ def _frequency(rounds: Sequence[Round]) -> Check:
 
 
 def _enough(readings: Sequence[LoopReading]) -> Check:
-    made = {reading.loop: len(_groups(reading)) for reading in readings}
+    made = {reading.loop: len([groups for groups in _pairs(reading) if groups]) for reading in readings}
     fewest = min(made, key=lambda loop: made[loop], default=None)
     least = made[fewest] if fewest is not None else 0
-    groups = "1 whole group" if least == 1 else f"{least} whole groups"
-    which = f"of the {fewest} loop" if fewest is not None else "of any loop"
-    return _check(
-        "enough rounds", f"{groups} of rounds {which} were made in the time, expected at least {LEAST_GROUPS}", held=least >= LEAST_GROUPS
-    )
+    if least == 0:
+        detail = f"not one group of rounds of {'any' if fewest is None else f'the {fewest}'} loop came to its end in the time"
+    else:
+        detail = f"{'1 pair' if least == 1 else f'{least} pairs'} of virtual machines ran the {fewest} loop in the time"
+    return _check("enough rounds", f"{detail}, expected at least {LEAST_PAIRS}", held=least >= LEAST_PAIRS)
 
 
 def _disturbance(readings: Sequence[LoopReading]) -> Check:
-    worst = max(readings, key=_disturbed_share)
-    made, left = len(_groups(worst)), len(_undisturbed(worst))
+    worst = max(readings, key=lambda reading: (len(_undisturbed(reading)) < LEAST_PAIRS, _disturbed_share(reading)))
+    made, left = _count(_pairs(worst)), _count(_undisturbed(worst))
     detail = (
-        f"another thread took the CPU in {made - left} of {made} groups of rounds of the {worst.loop} loop, which are left out; expected "
-        f"at least {LEAST_GROUPS} that are left, and {1 - MOST_DISTURBED_SHARE:.0%} of them"
+        f"another thread took the CPU, or a signal came, in {made - left} of {made} groups of rounds of the {worst.loop} loop, which are "
+        f"left out; expected {1 - MOST_DISTURBED_SHARE:.0%} of them that are left, in at least {LEAST_PAIRS} pairs of virtual machines"
     )
-    held = _disturbed_share(worst) <= MOST_DISTURBED_SHARE and left >= LEAST_GROUPS
+    held = _disturbed_share(worst) <= MOST_DISTURBED_SHARE and len(_undisturbed(worst)) >= LEAST_PAIRS
     return _check("undisturbed", detail, held=held)
 
 
 def _disturbed_share(reading: LoopReading) -> float:
-    return 1 - len(_undisturbed(reading)) / len(_groups(reading))
+    return 1 - _count(_undisturbed(reading)) / _count(_pairs(reading))
 
 
 def _noise(loops: Sequence[LoopResult]) -> Check:
-    loop, arm = max(((loop, arm) for loop in loops for arm in loop.arms), key=lambda pair: pair[1].noise)
-    detail = f"rounds lay {arm.noise:.2%} from their median in the noisiest arm ({loop.loop}), at most {MOST_NOISE:.0%} allowed"
-    return _check("noise", detail, held=arm.noise <= MOST_NOISE)
+    """Of the arm that exceeds what is allowed the most, or comes closest to it."""
+    of_arms = [
+        (f"rounds of the {loop.loop} loop, {_ARM_WORDS[arm.arm]}: {words}", share, most)
+        for loop in loops
+        for arm in loop.arms
+        for words, share, most in (
+            ("typical distance from their median", arm.noise, MOST_NOISE),
+            ("from the 5th to the 95th of a hundred", arm.spread, MOST_SPREAD),
+            ("first half against the second", arm.drift, MOST_DRIFT),
+        )
+    ]
+    words, share, most = max(of_arms, key=lambda each: each[1] / each[2])
+    return _check("noise", f"{words} {share:.2%}, at most {most:.0%} allowed", held=share <= most)

@@ -87,12 +87,13 @@ def change(before: Cell, after: Cell, levers: Levers) -> Worth | None:
         return levers.get(GUARD if before.cleared else GUARD_WITH_PMU_ON)
     if before.cleared:  # the guard came, and the PMU was switched on again
         return _sum(levers.get(GUARD), _negated(levers.get(PMU_OFF_GUARDED)))
-    return _first(
+    whole = (
         levers.get(BOTH),
         _sum(levers.get(PMU_OFF_UNGUARDED), levers.get(GUARD)),
         _sum(levers.get(GUARD_WITH_PMU_ON), levers.get(PMU_OFF_GUARDED)),
-        _at_least(levers.get(GUARD)),
     )
+    # What was measured goes before the table here too; of the same provenance the first, which adds up least.
+    return min((each for each in whole if each is not None), key=_weakness, default=_at_least(levers.get(GUARD)))
 
 
 def _negated(worth: Worth | None) -> Worth | None:
@@ -102,16 +103,15 @@ def _negated(worth: Worth | None) -> Worth | None:
     return worth.model_copy(update={"low": -worth.high, "high": -worth.low})
 
 
-def _first(*found: Worth | None) -> Worth | None:
-    return next((each for each in found if each is not None), None)
+def _weakness(worth: Worth) -> int:
+    return ("measured", "measured_elsewhere", "table").index(worth.provenance)
 
 
 def _sum(one: Worth | None, other: Worth | None) -> Worth | None:
     if one is None or other is None:
         return None
-    weakest = max((one.provenance, other.provenance), key=("measured", "measured_elsewhere", "table").index)
     return Worth(
-        provenance=weakest,
+        provenance=max(one, other, key=_weakness).provenance,
         low=one.low + other.low,
         high=one.high + other.high,
         at_least=one.at_least or other.at_least,
@@ -124,9 +124,17 @@ def _at_least(worth: Worth | None) -> Worth | None:
 
 
 def better(levers: Iterable[Levers]) -> Levers:
-    """Of several sources the first that has a lever: give what was measured here first, the table last."""
+    """Of several sources the first that has a lever: give what was measured here first, the table last.
+
+    An interval that holds zero does not tell the lever from nothing: it gives way to a later source that does, and that agrees with it.
+    """
     found: dict[Lever, Worth] = {}
     for each in levers:
         for lever, worth in each.items():
-            found.setdefault(lever, worth)
+            if lever not in found or _tells_more(worth, found[lever]):
+                found[lever] = worth
     return found
+
+
+def _tells_more(worth: Worth, known: Worth) -> bool:
+    return known.low <= 0 <= known.high and (worth.low > 0 or worth.high < 0) and known.low <= worth.low and worth.high <= known.high

@@ -33,6 +33,19 @@ with open_kvm(HostTree()) as kvm, virtual_machine(kvm, guest_program(Loop.CPUID,
     time.sleep(600)
 """
 
+#: Enters a guest that runs for a while, and then says how often it was sent out of its loop.
+_RUN_ON = """
+import sys
+from exitguard.facts.probe.guest_code import guest_program
+from exitguard.facts.probe.machine import open_kvm, virtual_machine
+from exitguard.facts.tree import HostTree
+from exitguard.model.loop import Loop
+from exitguard.model.measurement import Arm
+with open_kvm(HostTree()) as kvm, virtual_machine(kvm, guest_program(Loop.CPUID, intel=False), Arm.AS_CREATED, intel=False) as machine:
+    print("made", flush=True)
+    print(machine.enter(warm_up=1, iterations=int(sys.argv[1])).interruptions, flush=True)
+"""
+
 needs_kvm = pytest.mark.skipif(not _USABLE, reason="no usable /dev/kvm")
 needs_software_kvm = pytest.mark.skipif(not (_USABLE and _SOFTWARE), reason="no software KVM (kvm_pvm) is loaded")
 
@@ -103,6 +116,24 @@ def test_killed_process_leaves_no_virtual_machine() -> None:
             process.kill()
         process.wait(_PATIENCE_SECONDS)
         assert not [name for name in open_machines() if name.startswith(f"{process.pid} ")]
+
+
+@needs_kvm
+def test_guest_that_was_stopped_and_continued_goes_on_and_says_so() -> None:
+    iterations = 300_000 if _SOFTWARE else 3_000_000  # a second or more
+    with subprocess.Popen([sys.executable, "-c", _RUN_ON, str(iterations)], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "made\n"
+            for _ in range(2):
+                time.sleep(0.2)
+                process.send_signal(signal.SIGSTOP)
+                time.sleep(0.1)
+                process.send_signal(signal.SIGCONT)
+            assert int(process.stdout.readline()) >= 1
+            assert process.wait(_PATIENCE_SECONDS) == 0
+        finally:
+            process.kill()
 
 
 def test_cpu_that_is_not_there_is_refused() -> None:

@@ -7,6 +7,8 @@ from chain_qemus import RELEASES
 
 #: Variants of scripts/lab_kernels.sh. The processor of the lab has no PMU: KVM is told of one, so that enable_pmu can be both.
 VARIANTS = ("stock-pmu", "guarded-pmu")
+#: mitigations= of the host's kernel.
+MITIGATIONS = "off"
 #: By -cpu model, the mode of the libvirt definition that makes libvirt write it.
 _MODES = {"host": "host-passthrough", "EPYC": "custom"}
 _PMUS = ("on", "off", None)

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from chain_guests import Guest
+from chain_guests import MITIGATIONS, Guest
 from emulated_host import Kernels, boot, make_disk, run
 
 HERE = Path(__file__).parent
@@ -43,7 +43,7 @@ def make_chain_disk(folder: Path, kernels: Kernels, variants: tuple[str, ...], q
 
 def run_chain_host(folder: Path, disk: Path, kernels: Kernels, variant: str) -> Path:
     """Boot once with this variant of KVM and run every guest; the folder below `folder` with what the host showed of itself."""
-    return boot(folder, disk, kernels.image, f"mitigations=off lab.variant={variant}")
+    return boot(folder, disk, kernels.image, f"mitigations={MITIGATIONS} lab.variant={variant}")
 
 
 def make_boot_sector(folder: Path) -> Path:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from statistics import median
 
-from chain_guests import GUESTS
+from chain_guests import GUESTS, MITIGATIONS
 from chain_recording import HostRun, Recording
 
 from exitguard.audit.judge import judge
@@ -148,7 +148,11 @@ def _standing(host: HostRun, uuid: str, report: AuditReport, costs: Costs) -> Ru
 
 
 def levers_in_instructions(report: AuditReport, costs: Costs) -> Levers:
-    """The levers that the cost matrix has for the host of `report` in instructions."""
+    """The levers that the cost matrix has for the host of `report` in instructions.
+
+    A host's mitigations lie somewhere between the matrix's two ends; this one is at the one of them that chain_host.py starts it with.
+    """
+    costs = costs.model_copy(update={"costs": tuple(row for row in costs.costs if row.mitigations == MITIGATIONS)})
     mitigations = report.host.mitigations.value
     table = instructions_of_table(
         costs, report.host.kernel.body, report.host.cpu.value, None if mitigations is None else mitigations.classes

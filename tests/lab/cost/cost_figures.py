@@ -102,8 +102,9 @@ def figures_of(recording: Recording) -> tuple[Figure, ...]:
 def savings_of(recording: Recording, costs: Costs) -> tuple[Saving, ...]:
     """All that the matrix could say of these hosts, beside what it says."""
     figures = {(each.place, each.arm): each for each in figures_of(recording) if each.loop is Loop.CPUID}
-    places = dict.fromkeys((place.body, place.mitigations) for place, _ in figures)
-    return tuple(saving for body, mitigations in places for saving in _savings(figures, body, mitigations, costs))
+    contrasts = {place_of(host): _contrast(host) for host in recording.hosts}
+    places = dict.fromkeys((place.body, place.mitigations) for place in contrasts)
+    return tuple(saving for body, mitigations in places for saving in _savings(figures, contrasts, body, mitigations, costs))
 
 
 def rows_without_counterpart(savings: Iterable[Saving], costs: Costs) -> tuple[str, ...]:
@@ -136,8 +137,8 @@ def cpuid_exits(counted: Counted) -> int:
 
 
 def _entries(loop: LoopResult) -> int:
-    """One of each arm whose time counts for nothing, then groups in which each arm is entered twice."""
-    return len(loop.arms) + sum(arm.rounds for arm in loop.arms) + loop.disturbed * 2 * len(loop.arms)
+    """One of each machine whose time counts for nothing, then groups in which each arm is entered twice."""
+    return loop.pairs * len(loop.arms) + sum(arm.rounds for arm in loop.arms) + loop.disturbed * 2 * len(loop.arms)
 
 
 def _figures(host: HostRun) -> Iterable[Figure]:
@@ -155,7 +156,21 @@ def _figures(host: HostRun) -> Iterable[Figure]:
             )
 
 
-def _savings(figures: dict[tuple[Place, Arm], Figure], body: Body, mitigations: Literal["off", "auto"], costs: Costs) -> Iterable[Saving]:
+def _contrast(host: HostRun) -> float:
+    """What exitguard itself says that PMU off saves of a CPUID exit."""
+    (loop,) = [each for each in host.measurement.loops if each.loop is Loop.CPUID]
+    if loop.contrast is None:
+        raise ValueError(f"{host.lineage} {host.variant}: expected both arms, found one: the kernel was told of no PMU")
+    return loop.contrast.ticks_per_exit.median
+
+
+def _savings(
+    figures: dict[tuple[Place, Arm], Figure],
+    contrasts: dict[Place, float],
+    body: Body,
+    mitigations: Literal["off", "auto"],
+    costs: Costs,
+) -> Iterable[Saving]:
     stock, guarded = (Place(body=body, guard=guard, mitigations=mitigations) for guard in (False, True))
     changes = (
         ("pmu_off", False, (stock, Arm.AS_CREATED), (stock, Arm.PMU_OFF)),
@@ -169,7 +184,7 @@ def _savings(figures: dict[tuple[Place, Arm], Figure], body: Body, mitigations: 
         yield Saving(
             saved_by=saved_by,
             place=after[0],
-            measured=one.measured - other.measured,
+            measured=contrasts[after[0]] if saved_by == "pmu_off" else one.measured - other.measured,
             counted=(one.counted or 0.0) - (other.counted or 0.0),
             row=_row(costs, saved_by, guard, body, mitigations),
         )

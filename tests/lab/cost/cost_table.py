@@ -64,7 +64,7 @@ def _intro(recording: Recording) -> str:
         f"Instructions per CPUID exit. Counted by `{origin.command}` on {origin.recorded_at:%Y-%m-%d}: Linux {releases}, told of a PMU, "
         f"{emulated}. `exitguard measure` ran in there; the loop in C shares no code with it. *Bare* is a guest that was given no CPUID, "
         "by the loop in C: what an exit takes depends on such things, what is saved of it does not. The totals in the notes of the cost "
-        "matrix are of yet another loop."
+        "matrix are of yet another loop, but for four of body A under mitigations=auto, which this loop in C counted."
     )
 
 

@@ -42,6 +42,8 @@ class Entry:
     tsc_begin: int
     tsc_end: int
     exits: int
+    #: How often a signal sent it out of its loop; it went on where it was.
+    interruptions: int
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class VirtualMachine:
         try:
             fcntl.ioctl(self._vcpu, kvm.SET_REGISTERS, registers)
             before = self._counter.read()
-            fcntl.ioctl(self._vcpu, kvm.RUN, 0)
+            interruptions = self._run_to_its_end()
             after = self._counter.read()
         except OSError as error:
             raise refused_by_kvm("running the guest", error) from error
@@ -122,7 +124,18 @@ class VirtualMachine:
             raise _refused_by_statistics(error) from error
         self._expect_stop()
         begin, end = TIMES.unpack_from(self._memory, TIMES_ADDRESS)
-        return Entry(tsc_begin=begin, tsc_end=end, exits=after - before)
+        return Entry(tsc_begin=begin, tsc_end=end, exits=after - before, interruptions=interruptions)
+
+    def _run_to_its_end(self) -> int:
+        """A signal without a handler of ours, as SIGSTOP and SIGCONT are, ends KVM_RUN with EINTR; the guest can go on."""
+        interruptions = 0
+        while True:
+            try:
+                fcntl.ioctl(self._vcpu, kvm.RUN, 0)
+            except InterruptedError:
+                interruptions += 1
+            else:
+                return interruptions
 
     def _expect_stop(self) -> None:
         (reason,) = struct.unpack_from("=I", self._run, kvm.RUN_EXIT_REASON_OFFSET)

@@ -1,4 +1,6 @@
-"""The run of the probe: a virtual machine for each arm, entered in turn (A B B A) on one CPU, for a bounded time.
+"""The run of the probe: pairs of virtual machines, one for each arm, entered in turn (A B B A) on one CPU, for a bounded time.
+
+Where a machine's pages come to lie costs its exits more or less, so each loop is run in several pairs, made anew, in either order.
 
 Nothing is left behind, however it ends: a virtual machine lives in descriptors of this process. Nothing is judged here but what makes
 going on pointless; savings/measurement.py decides what stands.
@@ -28,6 +30,10 @@ from exitguard.model.measurement import Arm, Check, CheckOutcome, LoopReading, P
 _WARM_UP_SHARE = 8
 #: Groups of rounds in which another thread ran are made again, up to so many times what was asked for.
 _MOST_TIMES_WANTED = 3
+#: Over so many pairs of machines the rounds that were asked for are spread.
+_PAIRS = 10
+#: What the kernel does in threads of its own for machines that ended, were made and were entered for the first time, it does meanwhile.
+_SETTLE_SECONDS = 0.02
 #: Once the time is over, how often that is said again: a signal that comes just before KVM_RUN begins does not end it.
 _AGAIN_SECONDS = 0.1
 
@@ -118,22 +124,16 @@ class _Session:
     def measure(self, loop: Loop, *, until_share: float) -> None:
         """The rounds of one loop, until they are enough or its share of the time is over. Raises CannotMeasureError."""
         program = guest_program(loop, intel=self._intel)
-        arms = (Arm.AS_CREATED, Arm.PMU_OFF) if self._progress.both_arms else (Arm.AS_CREATED,)
         rounds: list[Round] = []
         steal_before = self._steal()
         until = self._begun + self._request.seconds * until_share
-        with ExitStack() as stack, _bounded(until - time.monotonic()):
-            machines = {arm: stack.enter_context(virtual_machine(self._handle, program, arm, intel=self._intel)) for arm in arms}
-            self._progress.tsc_kilohertz = machines[Arm.AS_CREATED].tsc_kilohertz
-            for arm in arms:  # one entry each that counts for nothing but that the exits are real
-                self._expect_real_exits(loop, self._enter(program, machines[arm], arm))
-            wanted = max(1, self._request.rounds // 2)
-            undisturbed = 0
-            order = (*arms, *reversed(arms))
-            # Whole groups alone: half of one would weigh one arm's drift more than the other's.
-            while undisturbed < wanted and len(rounds) < _MOST_TIMES_WANTED * wanted * len(order):
-                group = [self._enter(program, machines[arm], arm) for arm in order]
+        wanted = max(1, self._request.rounds // 2)
+        in_pair = max(1, wanted // _PAIRS)
+        undisturbed = made = 0
+        while undisturbed < wanted and made < _MOST_TIMES_WANTED * wanted and time.monotonic() < until:
+            for group in self._pair(loop, program, made // in_pair, in_pair, until):
                 rounds += group
+                made += 1
                 undisturbed += not any(each.preemptions for each in group)
         steal_after = self._steal()
         self._progress.loops.append(
@@ -146,7 +146,24 @@ class _Session:
             )
         )
 
-    def _enter(self, program: GuestProgram, machine: VirtualMachine, arm: Arm) -> Round:
+    def _pair(self, loop: Loop, program: GuestProgram, pair: int, wanted: int, until: float) -> list[list[Round]]:
+        """Groups of rounds of one pair of machines, fewer than `wanted` where the time is over. Raises CannotMeasureError."""
+        arms = (Arm.AS_CREATED, Arm.PMU_OFF) if self._progress.both_arms else (Arm.AS_CREATED,)
+        if pair % 2:
+            arms = arms[::-1]
+        groups: list[list[Round]] = []
+        with ExitStack() as stack, _bounded(until - time.monotonic()):
+            machines = {arm: stack.enter_context(virtual_machine(self._handle, program, arm, intel=self._intel)) for arm in arms}
+            self._progress.tsc_kilohertz = machines[Arm.AS_CREATED].tsc_kilohertz
+            for arm in arms:  # one entry each that counts for nothing but that the exits are real
+                self._expect_real_exits(loop, self._enter(program, machines[arm], arm, pair))
+            time.sleep(_SETTLE_SECONDS)
+            # Whole groups alone: half of one would weigh one arm's drift more than the other's.
+            while len(groups) < wanted:
+                groups.append([self._enter(program, machines[arm], arm, pair) for arm in (*arms, *reversed(arms))])
+        return groups
+
+    def _enter(self, program: GuestProgram, machine: VirtualMachine, arm: Arm, pair: int) -> Round:
         iterations = self._request.iterations
         warm_up = max(1, iterations // _WARM_UP_SHARE)
         preemptions = _preemptions()
@@ -157,13 +174,14 @@ class _Session:
         later = self._clock.counters()
         return Round(
             arm=arm,
+            pair=pair,
             tsc_begin=entry.tsc_begin,
             tsc_end=entry.tsc_end,
             begin_nanoseconds=begin,
             end_nanoseconds=end,
             exits_counted=entry.exits,
             exits_made=(warm_up + iterations) * program.exits_per_iteration + 1,  # the last is the end
-            preemptions=_preemptions() - preemptions,
+            preemptions=_preemptions() - preemptions + entry.interruptions,
             cycles_per_tick=None if counters is None or later is None else counters.cycles_per_tick_until(later),
             kilohertz=self._clock.kilohertz(),
         )
