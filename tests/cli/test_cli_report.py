@@ -1,5 +1,6 @@
 """`exitguard report`: what was stored, told again, and how old it is."""
 
+import csv
 import json
 import subprocess
 from collections.abc import Callable
@@ -103,6 +104,30 @@ def test_since_lists_what_changed(exitguard: Run, stored: Store, compliant_host:
     document = json.loads(exitguard("report", "--since", since, "--format", "json").stdout)
     Draft202012Validator(schema("changes")).validate(document)
     assert ("DOM-PMU-PERSISTENT", "fail") in {(change["rule"], change["now"]) for change in document["transitions"]}
+
+
+def test_changes_are_rows_for_a_spreadsheet_and_a_ticket(exitguard: Run, stored: Store, compliant_host: Path, failing_host: Path) -> None:
+    directory = stored(compliant_host, timedelta(hours=2))
+    stored(failing_host, timedelta(hours=1))
+    gap.note_dropped(directory / "gap-note", datetime.now(UTC), "=no space left")
+    since = format_rfc3339(datetime.now(UTC) - timedelta(hours=1, minutes=30))
+    told = exitguard("report", "--since", since, "--format", "csv", "--format", f"markdown:{directory.parent / 'changes.md'}")
+    assert told.returncode == 2
+    rows = list(csv.DictReader(told.stdout.splitlines()))
+    document = json.loads(exitguard("report", "--since", since, "--format", "json").stdout)
+    assert [row["kind"] for row in rows].count("change") == len(document["transitions"])
+    assert {(row["rule"], row["now"]) for row in rows if row["kind"] == "change"} == {
+        (change["rule"], change["now"]) for change in document["transitions"]
+    }
+    (lost,) = [row for row in rows if row["kind"] == "gap"]
+    assert (lost["reason"], lost["dropped"]) == ("'=no space left", "1")
+    text = (directory.parent / "changes.md").read_text()
+    assert text.startswith(f"## exitguard: {len(document['transitions'])} verdict")
+    assert "`DOM-PMU-PERSISTENT`" in text
+    assert "- **gap**" in text
+    refused = exitguard("report", "--since", since, "--format", "junit")
+    assert refused.returncode == 64
+    assert "changes are told as table, markdown, csv, json, not as junit" in " ".join(refused.stderr.split())
 
 
 def test_observations_that_were_lost_since_are_told(exitguard: Run, stored: Store, compliant_host: Path) -> None:

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from exitguard.audit.domain import HostJudgement, judge_domain
 from exitguard.audit.kernel import judge_kernel
+from exitguard.audit.machine_code import deciding_code
 from exitguard.audit.nova import judge_nova_default
 from exitguard.audit.pmu import clears_enable_pmu
 from exitguard.audit.rules import Judged, check_rule, finding, kernel_evidence
@@ -148,6 +149,7 @@ def _host_report(facts: FactsDocument, kernel: KernelVerdict, evidence: tuple[Ev
             pending_release=kernel.pending_release,
             returns_at_once=kernel.returns_at_once,
             live_patched=kernel.live_patched,
+            code=deciding_code(host.kernel.machine_code.value),
             evidence=evidence,
             disagreements=kernel.disagreements,
         ),

@@ -4,6 +4,7 @@ A state other than `unknown` is concluded only from premises that prove it, what
 itself, or is of a shape that is not recognised, is `unknown`.
 """
 
+from exitguard.model.documents import DecidingCode
 from exitguard.model.kernel import Body, EvidenceMethod, KernelState, KernelStatement
 from exitguard.model.machine_code import Callee, MachineCode
 
@@ -12,6 +13,8 @@ ANCHOR = "kvm_skip_emulated_instruction"
 _MOST_CONDITIONS = 3
 #: Names in it are the file's own, and may be as long as a file.
 _LONGEST_VALUE_CHARACTERS = 600
+#: A function has a dozen at most; this is for one that is not as expected.
+_MOST_DECIDING = 40
 _WHAT_IT_DOES = {Body.A: "walks every counter", Body.B: "builds a bitmap of the counters and walks it"}
 
 
@@ -27,6 +30,12 @@ def machine_code_statement(reading: MachineCode) -> KernelStatement:
         source=reading.path,
         value=_one_line(value),
     )
+
+
+def deciding_code(reading: MachineCode | None) -> DecidingCode | None:
+    """Of a reading what a person checks: the instructions that its notes are about."""
+    instructions = tuple(each for each in reading.listing if each.note)[:_MOST_DECIDING] if reading is not None else ()
+    return DecidingCode(path=reading.path, instructions=instructions) if reading is not None and instructions else None
 
 
 def _settle(reading: MachineCode) -> tuple[KernelState, str]:

@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -23,12 +23,18 @@ if TYPE_CHECKING:
     from exitguard.cli.report_inputs import ReportFiles
     from exitguard.model.documents import AuditReport
     from exitguard.report.deeds import Deed
+    from exitguard.report.formats.writer import RuleText
     from exitguard.report.overview import Moment, Overview
+    from exitguard.report.page import Look
     from exitguard.report.result import HostResult
     from exitguard.store.host import HostStore
 
 #: A host is looked at far more often than this; an older report does not speak for it any more.
 STALE_AFTER = timedelta(days=1)
+
+
+#: These have a place for what a rule demands.
+_TELL_RULES = (ReportFormat.HTML, ReportFormat.SARIF)
 
 
 class Only(StrEnum):
@@ -102,7 +108,8 @@ def report(
         raise typer.BadParameter("is for table, markdown and html", param_hint="--group-by")
     configure_logging(context.obj, os.environ)
     now = datetime.now(UTC)
-    telling = _Telling(forms, asked_at, now, tuple(only or ()), group_by)
+    rules = rule_texts(config) if any(form.format in _TELL_RULES for form in forms) else {}
+    telling = _Telling(forms, asked_at, now, tuple(only or ()), group_by=group_by, rules=rules)
     if files:
         raise typer.Exit(_tell_files(files, telling))
     directory = state_dir_for(Asked(config=config, state_dir=state_dir), os.environ)
@@ -131,7 +138,14 @@ class _Telling:
     """The hosts told in every form that was asked for, in one pass."""
 
     def __init__(
-        self, forms: Sequence[Form], at: datetime | None, now: datetime, verdicts: tuple[Only, ...], group_by: GroupBy | None
+        self,
+        forms: Sequence[Form],
+        at: datetime | None,
+        now: datetime,
+        verdicts: tuple[Only, ...],
+        *,
+        group_by: GroupBy | None,
+        rules: "Mapping[str, RuleText]",
     ) -> None:
         from exitguard.model.finding import Verdict
         from exitguard.report.overview import GroupKey
@@ -139,6 +153,7 @@ class _Telling:
         self.forms = forms
         self.at = at
         self.now = now
+        self._rules = rules
         self._only: tuple[Verdict, ...] = tuple(Verdict(each) for each in verdicts)
         self._group_by: GroupKey | None = None if group_by is None else GroupKey(group_by)
 
@@ -153,7 +168,7 @@ class _Telling:
             writers = []
             for form in self.forms:
                 look = look_for(form.file, os.environ)
-                setting = Setting(generated_at=self.now, look=look, at=self.at, only=self._only, group_by=self._group_by)
+                setting = Setting(generated_at=self.now, look=look, at=self.at, only=self._only, group_by=self._group_by, rules=self._rules)
                 writers.append((writer_for(form.format, setting), stack.enter_context(opened(form.file))))
             for writer, write in writers:
                 for piece in writer.begin():
@@ -177,6 +192,21 @@ class _Telling:
 
             return nagios_exit_code(overview)
         return overview.exit_code
+
+
+def rule_texts(config: Path | None) -> "Mapping[str, RuleText]":
+    """What the rules of the policy here demand and why; none where it cannot be read: reports of others may be told all the same."""
+    from exitguard.config import load_settings
+    from exitguard.policy.load import load_rulebook
+    from exitguard.policy.problem import ProblemsError
+    from exitguard.report.formats.writer import RuleText
+
+    try:
+        rules = load_rulebook(load_settings(config, os.environ).settings.policy_files).policy.rules
+    except ProblemsError as error:
+        note([f"exitguard: the titles of rules are left out: {error}"])
+        return {}
+    return {rule.id: RuleText(rule.title, rule.rationale) for rule in rules}
 
 
 def _tell_files(paths: Sequence[Path], telling: _Telling) -> int:
@@ -235,17 +265,23 @@ def aged(stored: "AuditReport", audited_at: datetime | None, at: datetime) -> tu
 def _tell_changes(store: "HostStore", since: datetime, forms: Sequence[Form], config: Path | None) -> None:
     from exitguard.model.time import EPOCH
     from exitguard.report.changes import Changes, changes_page
+    from exitguard.report.changes_rows import changes_csv, changes_markdown
     from exitguard.report.deeds import with_runs
     from exitguard.report.json_document import json_text
 
     transitions = with_runs(store.transitions(EPOCH), _deeds(config, store.host_id))
     changes = Changes(since=since, transitions=tuple(each for each in transitions if each.at >= since), gaps=store.gaps(since))
+    tellers: dict[ReportFormat, Callable[[Changes, Look], str]] = {
+        ReportFormat.TABLE: changes_page,
+        ReportFormat.MARKDOWN: changes_markdown,
+        ReportFormat.CSV: changes_csv,
+        ReportFormat.JSON: lambda told, _look: json_text(told),
+    }
     for form in forms:
-        if form.format not in (ReportFormat.TABLE, ReportFormat.JSON):
-            raise typer.BadParameter(f"changes are told as table or json, not as {form.format}", param_hint="--since")
+        if form.format not in tellers:
+            raise typer.BadParameter(f"changes are told as {', '.join(tellers)}, not as {form.format}", param_hint="--since")
     for form in forms:
-        json = form.format is ReportFormat.JSON
-        write_result(json_text(changes) if json else changes_page(changes, look_for(form.file, os.environ)), form.file)
+        write_result(tellers[form.format](changes, look_for(form.file, os.environ)), form.file)
 
 
 def _deeds(config: Path | None, host_id: str) -> "Iterator[Deed]":

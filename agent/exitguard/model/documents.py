@@ -17,7 +17,7 @@ from exitguard.model.evidence import Evidence
 from exitguard.model.finding import Finding
 from exitguard.model.host import Cpu, HostFacts, KvmFacts, LibvirtFacts, Mitigations, QemuBinary, Target, UnmanagedGuest
 from exitguard.model.kernel import Body, KernelState
-from exitguard.model.machine_code import MachineCode
+from exitguard.model.machine_code import Instruction, MachineCode
 from exitguard.model.pmu import Chain, PmuSetting
 from exitguard.model.rates import HostSavings
 from exitguard.model.record import Observed, Record
@@ -65,6 +65,14 @@ class Observation(Record):
     samples: Samples
 
 
+class DecidingCode(Record):
+    """The instructions of the running KVM that decide, of the image at `path`; the evidence with this source is what they say."""
+
+    path: str
+    #: Those that have a note, in their order.
+    instructions: tuple[Instruction, ...]
+
+
 class KernelReport(Record):
     #: None where it is not known; why not is in the evidence.
     release: str | None
@@ -77,6 +85,8 @@ class KernelReport(Record):
     returns_at_once: bool | None = None
     #: Whether a live patch replaces the code that decides, so that what runs is another than the file says.
     live_patched: bool = Field(default=False, exclude_if=lambda patched: not patched)
+    #: None where the machine code was not read, or shows nothing.
+    code: DecidingCode | None = Field(default=None, exclude_if=lambda code: code is None)
     evidence: tuple[Evidence, ...]
     disagreements: tuple[str, ...]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from exitguard.model.documents import DomainReport
+from exitguard.model.documents import DecidingCode, DomainReport
 from exitguard.model.evidence import Evidence
 from exitguard.model.finding import EXIT_COMPLIANT, EXIT_ERROR, EXIT_NOT_COMPLIANT, EXIT_UNKNOWN, Finding, Severity, Verdict
 from exitguard.model.kernel import Body, KernelState
@@ -134,6 +134,8 @@ class Problem:
     host_count: int = 0
     #: The id of the host that was counted last: hosts come one after the other.
     last_host: str = ""
+    #: The instructions that the evidence is read from, of the first that has any.
+    code: DecidingCode | None = None
 
 
 @dataclass(slots=True)
@@ -313,6 +315,7 @@ class Overview:
                 finding.waiver,
                 finding.evidence,
                 finding.since,
+                code=result.code_of(finding.evidence),
             )
         problem.count += 1
         if finding.since is not None:

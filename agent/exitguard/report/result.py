@@ -1,9 +1,10 @@
 """What a report tells of: the judged hosts, one after the other, each as it may be told now."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from exitguard.model.documents import AuditReport
+from exitguard.model.documents import AuditReport, DecidingCode
+from exitguard.model.evidence import Evidence
 from exitguard.model.finding import EXIT_COMPLIANT, EXIT_UNKNOWN, SubjectKind, Verdict
 
 
@@ -27,6 +28,11 @@ class HostResult:
     def name(self) -> str:
         """The host's name where it was seen, else its id."""
         return self.report.host.hostname or self.report.host.id
+
+    def code_of(self, evidence: Iterable[Evidence]) -> DecidingCode | None:
+        """The instructions that such evidence was read from; None where it is none of the machine code."""
+        code = self.report.host.kernel.code
+        return code if code is not None and any(each.source == code.path for each in evidence) else None
 
 
 def only(report: AuditReport, verdicts: Collection[Verdict]) -> AuditReport:

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from exitguard.model.documents import DecidingCode
 from exitguard.model.finding import Severity, SubjectKind, Verdict
-from exitguard.report.formats.writer import Setting, Writer
+from exitguard.model.machine_code import Instruction
+from exitguard.report.formats.writer import RuleText, Setting, Writer
 from exitguard.report.overview import GroupKey, Overview
 from exitguard.report.page import Look
 from exitguard.report.result import HostResult
@@ -34,12 +36,31 @@ HOSTILE = (
 )
 
 
+#: What two of the rules demand, one of them in hostile words.
+RULES = {
+    "RULE-1": RuleText("The kernel has the guard", "Each skipped instruction would else do dead work."),
+    "RULE-4": RuleText(HOSTILE[1], HOSTILE[2]),
+}
+
+
+@pytest.fixture
+def rules() -> dict[str, RuleText]:
+    """What a writer of `written` is told of rules."""
+    return RULES
+
+
 @pytest.fixture
 def hosts(build: SimpleNamespace) -> list[HostResult]:
     """Two hosts of every verdict each, one stale; their names, guests, reasons and evidence are hostile."""
     made = []
     for number in range(2):
         host = build.host(id=f"7f0c2a4e-0d51-4c6e-9b1f-2f1f5a3f9a1{number}", hostname=HOSTILE[1] if number else "compute-1")
+        # The machine code is of the image that the second finding's evidence is from, and as hostile.
+        code = DecidingCode(
+            path=HOSTILE[1],
+            instructions=tuple(Instruction(function=each, address=1, text=each, note=each) for each in HOSTILE),
+        )
+        host = host.model_copy(update={"kernel": host.kernel.model_copy(update={"code": code})})
         guests = tuple(build.domain(name, number=place) for place, name in enumerate(HOSTILE))
         findings = []
         for place, name in enumerate(HOSTILE):
@@ -72,7 +93,7 @@ def written(build: SimpleNamespace) -> Callable[..., str]:
     def write(writer: Callable[[Setting], Writer], results: Iterable[HostResult], *, unread: tuple[str, ...] = (), **changes: Any) -> str:
         group_by = changes.get("group_by")
         assert group_by is None or isinstance(group_by, GroupKey)
-        made = writer(Setting(**({"generated_at": build.moment, "look": Look()} | changes)))
+        made = writer(Setting(**({"generated_at": build.moment, "look": Look(), "rules": RULES} | changes)))
         overview = Overview(group_by=group_by)
         pieces = [*made.begin()]
         for result in results:

@@ -12,12 +12,13 @@ sys.path += [str(Path(__file__).parents[2] / folder) for folder in ("report", "s
 
 from account_builders import AVAILABLE, SAVED, UNPRICED, accounted, summed
 
-from exitguard.model.documents import AuditReport, DomainReport, HostReport, KernelReport, PmuReport, Summary
+from exitguard.model.documents import AuditReport, DecidingCode, DomainReport, HostReport, KernelReport, PmuReport, Summary
 from exitguard.model.domain import Owner, OwnerKind
 from exitguard.model.evidence import Evidence
 from exitguard.model.finding import Finding, Severity, Subject, SubjectKind, Verdict, exit_code
 from exitguard.model.host import Cpu, KvmDevice, KvmFacts, KvmModule, LibvirtFacts, Mitigations, QemuBinary, QemuVersion, Target, TargetKind
 from exitguard.model.kernel import Body, KernelState
+from exitguard.model.machine_code import Instruction
 from exitguard.model.pmu import Chain, ChainState, Link, LinkName, NextAction, PmuSetting, Tri
 from exitguard.model.rates import HostSavings
 from exitguard.model.record import seen, unseen
@@ -77,6 +78,16 @@ def _report(random: Random, number: int, domains: int, at: datetime) -> AuditRep
     )
 
 
+_INSTRUCTIONS = tuple(
+    Instruction(function="kvm_skip_emulated_instruction", address=address, text=text, note=note)
+    for address, text, note in (
+        (25, "call __SCT__kvm_x86_skip_emulated_instruction", "skips the instruction"),
+        (32, "je +0x36", "no PMU call where nothing was skipped"),
+        (42, "call kvm_pmu_trigger_event", "the PMU call"),
+    )
+)
+
+
 def _kernel(release: str, state: KernelState, body: Body | None, at: datetime) -> KernelReport:
     path = f"/lib/modules/{release}/kernel/arch/x86/kvm/kvm.ko"
     code = Evidence(source=path, value="call kvm_pmu_trigger_event at +0x2a, and nothing asks before", observed_at=at)
@@ -87,6 +98,7 @@ def _kernel(release: str, state: KernelState, body: Body | None, at: datetime) -
         reason=f"machine code: {release} is {state}",
         pending_reboot=False,
         pending_release=None,
+        code=DecidingCode(path=path, instructions=_INSTRUCTIONS),
         evidence=(code,),
         disagreements=(),
     )

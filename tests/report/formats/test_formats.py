@@ -27,6 +27,7 @@ from exitguard.report.formats.as_nagios import CRITICAL, OK, UNKNOWN, WARNING, N
 from exitguard.report.formats.as_prometheus import PrometheusWriter
 from exitguard.report.formats.as_sarif import SarifWriter
 from exitguard.report.formats.as_table import TableWriter
+from exitguard.report.formats.writer import RuleText
 from exitguard.report.overview import GroupKey, Overview
 from exitguard.report.result import HostResult
 from exitguard.schemas import schema
@@ -115,7 +116,7 @@ def test_junit_keeps_failure_error_and_skipped_apart_and_unknown_is_no_pass(writ
 # --- sarif ------------------------------------------------------------------------------------------------------------------------
 
 
-def test_sarif_tells_kinds_suppressions_and_notifications(written: Write, hosts: list[HostResult]) -> None:
+def test_sarif_tells_kinds_suppressions_and_notifications(written: Write, hosts: list[HostResult], rules: dict[str, RuleText]) -> None:
     document = json.loads(written(SarifWriter, hosts, unread=("b.json: no",)))
     (run,) = document["runs"]
     kinds = Counter(each["kind"] for each in run["results"])
@@ -126,8 +127,12 @@ def test_sarif_tells_kinds_suppressions_and_notifications(written: Write, hosts:
     assert (kinds["pass"], kinds["notApplicable"]) == (verdicts[Verdict.PASS] - stale, verdicts[Verdict.NOT_APPLICABLE])
     assert {each["level"] for each in run["results"] if each["kind"] != "fail"} == {"none"}
     assert sum("suppressions" in each for each in run["results"]) == verdicts[Verdict.WAIVED]
-    rules = [each["id"] for each in run["tool"]["driver"]["rules"]]
-    assert all(rules[each["ruleIndex"]] == each["ruleId"] for each in run["results"])
+    ids = [each["id"] for each in run["tool"]["driver"]["rules"]]
+    assert all(ids[each["ruleIndex"]] == each["ruleId"] for each in run["results"])
+    told = {each["id"]: each for each in run["tool"]["driver"]["rules"]}
+    assert told["RULE-1"]["shortDescription"]["text"] == rules["RULE-1"].title
+    assert told["RULE-1"]["fullDescription"]["text"] == rules["RULE-1"].rationale
+    assert told["RULE-2"]["shortDescription"]["text"] == "RULE-2"  # no rule of the policy here
     (invocation,) = run["invocations"]
     assert invocation["executionSuccessful"] is False
     said = " ".join(each["message"]["text"] for each in invocation["toolExecutionNotifications"])

@@ -11,6 +11,7 @@ from fleet_builder import fleet
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from exitguard.report.formats.as_html import HtmlWriter
+from exitguard.report.formats.writer import RuleText
 from exitguard.report.overview import GroupKey
 from exitguard.report.result import HostResult
 
@@ -100,6 +101,28 @@ def test_details_open_by_keyboard_and_have_findings_and_the_chain(opened: Callab
     report = next(each.report for each in results if each.name == name)
     assert f"Findings: {len(report.findings)}" in inside
     assert all(domain.name in inside for domain in report.domains)
+
+
+def test_problem_says_what_its_rule_demands_and_shows_the_instructions(
+    opened: Callable[..., Page], hosts: list[HostResult], rules: dict[str, RuleText]
+) -> None:
+    page = opened(hosts, script=False)
+    problem = page.locator("details.problem", has=page.get_by_text("RULE-1", exact=True)).first
+    problem.locator("summary").click()
+    said = problem.inner_text()
+    assert f"{rules['RULE-1'].title}. {rules['RULE-1'].rationale}" in said
+    assert "Instructions that decide" in said
+    other = page.locator("details.problem", has=page.get_by_text("RULE-4", exact=True)).first
+    other.locator("summary").click()
+    assert "Instructions that decide" not in other.inner_text()
+
+
+def test_host_s_findings_have_titles_and_instructions(opened: Callable[..., Page], results: list[HostResult]) -> None:
+    page = opened(results)
+    page.locator("details.host summary").first.click()
+    page.wait_for_selector(".inside h3")
+    page.evaluate("document.querySelectorAll('.inside details').forEach((each) => { each.open = true; })")
+    assert "kvm_skip_emulated_instruction+0x2a" in page.locator("details.host .inside").first.inner_text()
 
 
 def test_search_finds_hosts_by_name_domain_and_rule_and_says_how_many(opened: Callable[..., Page], results: list[HostResult]) -> None:

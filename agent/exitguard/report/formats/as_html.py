@@ -47,7 +47,7 @@ class HtmlWriter:
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
-        self._details = Details()
+        self._details = Details({rule: text.title for rule, text in setting.rules.items()})
 
     def begin(self) -> Iterator[str]:
         yield from ()
@@ -111,7 +111,7 @@ def _content(overview: Overview, setting: Setting) -> dict[str, Any]:
         "over_time": over_time(history, setting.at or setting.generated_at),
         "moments": [(each.at, [each.by_exit_code.get(code, 0) for code in WORST_FIRST]) for each in history[-_MOST_MOMENTS:]],
         "states": [state_word(code) for code in WORST_FIRST],
-        "problems": [(each, _VERDICT_KINDS[each.verdict]) for each in overview.problems[:_MOST_PROBLEMS]],
+        "problems": [(each, _VERDICT_KINDS[each.verdict], setting.rules.get(each.rule)) for each in overview.problems[:_MOST_PROBLEMS]],
         "more_problems": max(0, len(overview.problems) - _MOST_PROBLEMS),
         "groups": overview.groups[:_MOST_GROUPS] if setting.group_by is not None else [],
         "more_groups": max(0, len(overview.groups) - _MOST_GROUPS),

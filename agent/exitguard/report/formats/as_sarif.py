@@ -48,12 +48,16 @@ class SarifWriter:
         if result.stale:
             at = f"{result.report.observed_at:%Y-%m-%d %H:%M} UTC"
             self._notify(f"{result.name}: stale: looked at {at}, more than a day before; it does not speak for the host now", "warning")
+        made = []
         for finding in result.report.findings:
             self._severities.setdefault(finding.rule, finding.severity)
             index = self._rules.setdefault(finding.rule, len(self._rules))
             if finding.verdict is Verdict.ERROR:
                 self._notify(f"{result.name}: {finding.rule} broke: {finding.reason}", "error")
-            yield f"{',' if self._written else ''}\n{json.dumps(_result(finding, index, result))}"
+            made.append(_result(finding, index, result))
+        if made:
+            # One call for all of a host, without the brackets: a call for each would take as long as its text.
+            yield f"{',' if self._written else ''}\n{json.dumps(made)[1:-1]}"
             self._written = True
 
     def end(self, overview: Overview) -> Iterator[str]:
@@ -68,17 +72,22 @@ class SarifWriter:
         driver = {
             "name": "exitguard",
             "semanticVersion": __version__,
-            "rules": [
-                {
-                    "id": rule,
-                    "shortDescription": {"text": rule},
-                    "defaultConfiguration": {"level": _LEVELS[self._severities[rule]]},
-                    "help": {"text": f"`exitguard explain {rule}` tells what it demands, and why."},
-                }
-                for rule in map(_text, self._rules)
-            ],
+            "rules": [self._rule(rule) for rule in self._rules],
         }
         yield f'\n], "invocations": [{json.dumps(invocation)}],\n"tool": {{"driver": {json.dumps(driver)}}}}}]}}\n'
+
+    def _rule(self, rule: str) -> dict[str, Any]:
+        shown = _text(rule)
+        known = self._setting.rules.get(rule)
+        told: dict[str, Any] = {
+            "id": shown,
+            "shortDescription": {"text": shown if known is None else _text(known.title)},
+            "defaultConfiguration": {"level": _LEVELS[self._severities[rule]]},
+            "help": {"text": f"`exitguard explain {shown}` tells what it demands, and why."},
+        }
+        if known is not None:
+            told["fullDescription"] = {"text": _text(known.rationale)}
+        return told
 
     def _notify(self, text: str, level: str) -> None:
         self._notifications.append({"level": level, "message": {"text": _text(text)}})
@@ -96,8 +105,8 @@ def _result(finding: Finding, index: int, result: HostResult) -> dict[str, Any]:
         "kind": subject.kind,
     }
     locations = [host] if subject.kind is SubjectKind.HOST else [about, host]
-    # JSON keeps the parts apart, and takes whatever is in them.
-    fingerprint = sha256(json.dumps((finding.rule, result.report.host.id, subject.kind, subject.id)).encode("ascii"))
+    # As an ASCII literal the parts are kept apart, whatever is in them.
+    fingerprint = sha256(ascii((finding.rule, result.report.host.id, str(subject.kind), subject.id)).encode("ascii"))
     found: dict[str, Any] = {
         "ruleId": _text(finding.rule),
         "ruleIndex": index,

@@ -1,7 +1,7 @@
 """What a format has to be, and what it is told beside the hosts."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -9,6 +9,14 @@ from exitguard.model.finding import Verdict
 from exitguard.report.overview import GroupKey, Overview
 from exitguard.report.page import Look
 from exitguard.report.result import HostResult
+
+
+@dataclass(frozen=True)
+class RuleText:
+    """What a rule demands, and why an operator cares."""
+
+    title: str
+    rationale: str
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,8 @@ class Setting:
     at: datetime | None = None
     only: tuple[Verdict, ...] = ()
     group_by: GroupKey | None = None
+    #: By id. The policy that hosts were judged by may have others.
+    rules: Mapping[str, RuleText] = field(default_factory=dict)
 
 
 class Writer(Protocol):

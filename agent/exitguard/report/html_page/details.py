@@ -1,20 +1,20 @@
 """The details of hosts, domains and findings in one compact text: what is said twice is stored once, and the whole is compressed.
 
     {"texts": [...], "evidence": [[[source, value, at], ...], ...], "links": [[[name, holds, reason], ...], ...],
-     "hosts": [[findings, domains], ...]}
+     "code": [[[where, instruction, note], ...], ...], "hosts": [[findings, domains], ...]}
 
-where a finding is [rule, verdict, severity, subject, reason, evidence, remedy, waiver, since] and a domain [name, uuid, state, reason,
-persistent, live, action, owner, links, evidence]. Every text is its place among the texts, -1 for none.
+where a finding is [rule, verdict, severity, subject, reason, evidence, remedy, waiver, since, title, code] and a domain [name, uuid, state,
+reason, persistent, live, action, owner, links, evidence]. Every text is its place among the texts, -1 for none.
 """
 
 import base64
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 
-from exitguard.model.documents import DomainReport
+from exitguard.model.documents import DecidingCode, DomainReport
 from exitguard.model.evidence import Evidence
 from exitguard.model.finding import Finding
 from exitguard.report.result import HostResult
@@ -33,7 +33,9 @@ def _minute(at: datetime) -> str:
 class Details:
     """Collects the hosts in their order."""
 
-    def __init__(self) -> None:
+    def __init__(self, titles: Mapping[str, str]) -> None:
+        self._titles = titles
+        self._code: dict[tuple[_Row, ...], int] = {}
         self._texts: dict[str, int] = {}
         self._evidence: dict[tuple[_Row, ...], int] = {}
         self._links: dict[tuple[_Row, ...], int] = {}
@@ -42,7 +44,7 @@ class Details:
     def add(self, result: HostResult) -> None:
         """One more host."""
         self._hosts.append(
-            ([self._finding(each) for each in result.report.findings], [self._domain(each) for each in result.report.domains])
+            ([self._finding(each, result) for each in result.report.findings], [self._domain(each) for each in result.report.domains])
         )
 
     def encoded(self) -> str:
@@ -51,12 +53,14 @@ class Details:
             "texts": [visible(text, limit_characters=_LIMIT_CHARACTERS) for text in self._texts],
             "evidence": list(self._evidence),
             "links": list(self._links),
+            "code": list(self._code),
             "hosts": self._hosts,
         }
         text = json.dumps(document, separators=(",", ":"))
         return base64.b64encode(zlib.compress(text.encode("ascii"), 6)).decode("ascii")
 
-    def _finding(self, finding: Finding) -> _Row:
+    def _finding(self, finding: Finding, result: HostResult) -> _Row:
+        code = result.code_of(finding.evidence)
         return (
             self._text(finding.rule),
             self._text(label(finding.verdict)),
@@ -67,6 +71,8 @@ class Details:
             self._text(finding.remedy),
             self._text(finding.waiver),
             self._text(None if finding.since is None else _minute(finding.since)),
+            self._text(self._titles.get(finding.rule)),
+            -1 if code is None else self._code_of(code),
         )
 
     def _domain(self, domain: DomainReport) -> _Row:
@@ -88,6 +94,12 @@ class Details:
     def _evidence_of(self, evidence: Sequence[Evidence]) -> int:
         rows = tuple((self._text(each.source), self._text(each.value), self._text(_minute(each.observed_at))) for each in evidence)
         return self._evidence.setdefault(rows, len(self._evidence))
+
+    def _code_of(self, code: DecidingCode) -> int:
+        rows = tuple(
+            (self._text(f"{each.function}+{each.address:#x}"), self._text(each.text), self._text(each.note)) for each in code.instructions
+        )
+        return self._code.setdefault(rows, len(self._code))
 
     def _text(self, text: str | None) -> int:
         return -1 if text is None else self._texts.setdefault(text, len(self._texts))

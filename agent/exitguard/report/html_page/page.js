@@ -53,13 +53,15 @@
     const inside = document.createDocumentFragment();
     inside.append(element("h3", `Findings: ${findings.length}`));
     const list = element("ul");
-    for (const [rule, verdict, severity, subject, reason, seen, remedy, waiver, since] of findings) {
+    for (const [rule, verdict, severity, subject, reason, seen, remedy, waiver, since, title, code] of findings) {
       const item = element("li");
       const name = text(verdict);
       item.append(element("span", name, `chip ${kinds[name] || "calm"}`), " ", element("code", text(rule)), " ", element("bdi", text(subject)), ": ", text(reason));
       const facts = [["severity", text(severity)], ["since", text(since)], ["remedy", text(remedy)], ["waiver", text(waiver)]].filter(([, value]) => value);
       const box = element("div");
+      if (title >= 0) box.append(element("p", text(title)));
       box.append(pairs(facts), evidence(seen));
+      if (code >= 0) box.append(element("h4", "Instructions that decide"), pairs(data.code[code].map((row) => row.map(text)), "evidence code"));
       item.append(folded("Evidence", box));
       list.append(item);
     }
