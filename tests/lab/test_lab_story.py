@@ -91,6 +91,14 @@ def test_last_run_s_ledger_has_nothing_saved_before_and_exits_saved_after() -> N
     assert sum(each["skip_exits_per_second"]["high"] for each in saved) > 0
 
 
+def test_last_run_measured_what_the_lever_saves_and_at_the_end_that_it_is_saved() -> None:
+    (before,), (after,) = (said(f"{place}-reboot-measured")["loops"] for place in ("3-first", "6-second"))
+    off = next(arm for arm in before["arms"] if arm["arm"] == "pmu_off")
+    assert before["contrast"]["ticks_per_exit"]["low"] > 100
+    (created,) = after["arms"]
+    assert created["ticks_per_exit"]["median"] == pytest.approx(off["ticks_per_exit"]["median"], abs=3)
+
+
 def test_last_run_s_guarded_kernel_was_installed_by_one_plan_and_promoted_by_the_next() -> None:
     stages = []
     for name in ("2-first-plan-plan", "5-second-plan-plan"):

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from debian_image import DebianImage
@@ -31,8 +32,11 @@ class RebootingMachine(Machine):
         shutil.copyfile(image.kernel, folder / "kernel")
         super().__init__(DebianImage(disk, image.kernel, image.private_key, image.known_hosts), memory_mib=memory_mib)
 
-    def reboot(self) -> str:
-        """Shut it down as an operator would, and start what GRUB would; the name of the kernel file that it chose."""
+    def reboot(self, while_off: Callable[[Path, Path], None]) -> str:
+        """Shut it down as an operator would, and start what GRUB would; the name of the kernel file that it chose.
+
+        `while_off` gets the disk, of which it may only take a snapshot, and the chosen kernel.
+        """
         self.run("systemctl reboot --no-block")
         assert self._qemu is not None
         deadline = time.monotonic() + _OFF_SECONDS
@@ -49,6 +53,7 @@ class RebootingMachine(Machine):
         for name in ("ssh", "monitor"):
             (self._folder / name).unlink(missing_ok=True)
         chosen = self._choose_kernel()
+        while_off(self.image.disk, self._kernel())
         self.boot()
         return chosen
 
