@@ -5,6 +5,8 @@
 
 import os
 import re
+import shutil
+import subprocess
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -73,6 +75,23 @@ class UnexpectedSkips:
         for node_id, reason in self.found:
             terminalreporter.line(f"{node_id}: {reason}")
         terminalreporter.line("CI=true: make these run here, or say in tests/expected_skips.txt why they cannot.")
+
+
+@pytest.fixture(scope="session")
+def promtool(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Prometheus's own checker: the one that is installed, else out of Debian's package, of which nothing is run or installed."""
+    if installed := shutil.which("promtool"):
+        return installed
+    folder = tmp_path_factory.mktemp("prometheus")
+    if shutil.which("apt-get") is None:
+        pytest.skip("promtool cannot be had: there is no apt-get")
+    fetched = subprocess.run(
+        ["apt-get", "-q", "download", "prometheus"], cwd=folder, capture_output=True, text=True, check=False, timeout=300
+    )
+    if fetched.returncode != 0:
+        pytest.skip(f"promtool cannot be had: {fetched.stderr.strip()[-300:]}")
+    subprocess.run(["dpkg-deb", "--extract", str(next(folder.glob("*.deb"))), str(folder)], check=True, timeout=300)
+    return str(folder / "usr/bin/promtool")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -3,7 +3,6 @@
 import errno
 import http.client
 import os
-import shutil
 import socket
 import stat
 import subprocess
@@ -124,10 +123,7 @@ def test_names_follow_prometheus_convention(metrics: Metrics) -> None:
     assert not [sample.name for family in families for sample in family.samples if sample.name.endswith("_created")]
 
 
-def test_promtool_has_nothing_to_say(metrics: Metrics) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool (Debian's package prometheus) is not installed")
+def test_promtool_has_nothing_to_say(metrics: Metrics, promtool: str) -> None:
     metrics.observed(summary({"effective": 3}, 0), kernel(KernelState.GUARDED, 'x"\n\\'), {(RULES[0], Verdict.PASS): 1}, NOW)
     checked = subprocess.run([promtool, "check", "metrics"], input=metrics.text(), capture_output=True, text=True, check=False, timeout=60)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")

@@ -201,11 +201,10 @@ def test_prometheus_of_several_hosts_has_a_series_a_host_and_sums(written: Write
     assert sum(value for (name, _), value in found.items() if name == "exitguard_fleet_hosts") == 2
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed here")
-def test_promtool_has_nothing_to_say(written: Write, hosts: list[HostResult]) -> None:
+def test_promtool_has_nothing_to_say(written: Write, hosts: list[HostResult], promtool: str) -> None:
     for results in (hosts[:1], hosts):
         text = written(PrometheusWriter, results)
-        done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
