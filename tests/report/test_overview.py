@@ -11,7 +11,7 @@ from exitguard.model.ledger import LedgerSum
 from exitguard.model.pmu import ChainState, LinkName, NextAction
 from exitguard.model.rates import HostSavings
 from exitguard.report.overview import GroupKey, Overview, history_of
-from exitguard.report.result import HostResult, only
+from exitguard.report.result import HostResult
 
 
 def savings(*sums: LedgerSum) -> HostSavings:
@@ -102,11 +102,11 @@ def test_only_keeps_the_findings_asked_for_and_their_domains_but_not_a_better_su
     about = [build.domain("one", number=1), build.domain("two", number=2)]
     findings = (build.finding(Verdict.FAIL), build.finding(Verdict.PASS, "OTHER"))
     report = build.report(tuple(about), findings)
-    kept = only(report, {Verdict.FAIL})
+    kept = HostResult(report, stale=False, source="a").only({Verdict.FAIL}).report
     assert [each.rule for each in kept.findings] == ["DOM-PMU-LIVE"]
     assert [each.name for each in kept.domains] == ["one"]
     assert kept.summary == report.summary
-    assert only(report, ()) is report
+    assert HostResult(report, stale=False, source="a").only(()).report is report
 
 
 def test_history_has_a_point_wherever_a_host_became_another(build: SimpleNamespace) -> None:

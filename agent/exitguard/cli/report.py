@@ -161,7 +161,6 @@ class _Telling:
         """Write all of it; the exit code."""
         from exitguard.report.formats.writer import Setting
         from exitguard.report.overview import Overview
-        from exitguard.report.result import HostResult, only
 
         overview = Overview(group_by=self._group_by, history=history)
         with ExitStack() as stack:
@@ -174,7 +173,7 @@ class _Telling:
                 for piece in writer.begin():
                     write(piece)
             for result in results:
-                chosen = HostResult(only(result.report, self._only), result.stale, result.source)
+                chosen = result.only(self._only)
                 overview.add(chosen)
                 for writer, write in writers:
                     for piece in writer.host(chosen):

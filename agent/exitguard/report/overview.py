@@ -193,6 +193,8 @@ class Overview:
     skips_by_standing: dict[str, float] = field(default_factory=dict)
     #: A sentence for each report that could not be read: what it would say is missing here.
     unread: list[str] = field(default_factory=list)
+    #: Whether a rule of severity high fails anywhere, whatever verdicts were asked for.
+    fails_high: bool = False
     #: When how many hosts were how, oldest first; empty where there is no history.
     history: tuple["Moment", ...] = ()
     _steps: dict[NextAction, Step] = field(default_factory=dict)
@@ -232,6 +234,7 @@ class Overview:
         self.by_chain.update(line.by_chain)
         self.by_kernel[line.kernel_state] += 1
         self.stale += result.stale
+        self.fails_high |= result.fails_high
         self.domains += line.domains
         if savings is not None:
             self._account(savings)

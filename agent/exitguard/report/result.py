@@ -1,11 +1,11 @@
 """What a report tells of: the judged hosts, one after the other, each as it may be told now."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exitguard.model.documents import AuditReport, DecidingCode
 from exitguard.model.evidence import Evidence
-from exitguard.model.finding import EXIT_COMPLIANT, EXIT_UNKNOWN, SubjectKind, Verdict
+from exitguard.model.finding import EXIT_COMPLIANT, EXIT_UNKNOWN, Finding, Severity, SubjectKind, Verdict
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,8 @@ class HostResult:
     stale: bool
     #: A file, or the store.
     source: str
+    #: Findings that were not asked for.
+    hidden: tuple[Finding, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -34,12 +36,20 @@ class HostResult:
         code = self.report.host.kernel.code
         return code if code is not None and any(each.source == code.path for each in evidence) else None
 
+    @property
+    def fails_high(self) -> bool:
+        """Whether a rule of severity high fails, asked for or not."""
+        return any(each.verdict is Verdict.FAIL and each.severity is Severity.HIGH for each in (*self.report.findings, *self.hidden))
 
-def only(report: AuditReport, verdicts: Collection[Verdict]) -> AuditReport:
-    """The report with the findings of these verdicts and the domains that they are about; the summary stays that of all."""
-    if not verdicts:
-        return report
-    findings = tuple(each for each in report.findings if each.verdict in verdicts)
-    about = {each.subject.id for each in findings if each.subject.kind is SubjectKind.DOMAIN}
-    domains = tuple(each for each in report.domains if each.uuid in about)
-    return report.model_copy(update={"findings": findings, "domains": domains})
+    def only(self, verdicts: Collection[Verdict]) -> "HostResult":
+        """The findings of these verdicts and the domains that they are about; the summary stays that of all. Of no verdict: all."""
+        if not verdicts:
+            return self
+        findings = tuple(each for each in self.report.findings if each.verdict in verdicts)
+        about = {each.subject.id for each in findings if each.subject.kind is SubjectKind.DOMAIN}
+        domains = tuple(each for each in self.report.domains if each.uuid in about)
+        return replace(
+            self,
+            report=self.report.model_copy(update={"findings": findings, "domains": domains}),
+            hidden=tuple(each for each in self.report.findings if each.verdict not in verdicts),
+        )

@@ -236,6 +236,12 @@ def test_nagios_states(build: SimpleNamespace) -> None:
     assert nagios_exit_code(broken) == UNKNOWN
 
 
+@pytest.mark.parametrize("asked", list(Verdict))
+def test_nagios_state_is_that_of_all_findings_whatever_was_asked_for(build: SimpleNamespace, asked: Verdict) -> None:
+    failing = of(build, Verdict.FAIL, Severity.HIGH)
+    assert nagios_exit_code(told(failing.only({asked}))) == CRITICAL
+
+
 def test_nagios_line_is_one_with_numbers_behind_its_only_bar(written: Write, hosts: list[HostResult]) -> None:
     first, *rest = written(NagiosWriter, hosts, unread=("a|b",)).splitlines()
     said, bar, numbers = first.partition(" | ")

@@ -6,7 +6,7 @@ none of these. CRITICAL goes before UNKNOWN, and UNKNOWN before WARNING: a mild 
 
 from collections.abc import Iterator
 
-from exitguard.model.finding import EXIT_COMPLIANT, EXIT_NOT_COMPLIANT, Severity, Verdict
+from exitguard.model.finding import EXIT_COMPLIANT, EXIT_NOT_COMPLIANT, Verdict
 from exitguard.report.formats.writer import Setting
 from exitguard.report.overview import WORST_FIRST, Overview
 from exitguard.report.page import counted
@@ -22,8 +22,7 @@ _LIMIT_CHARACTERS = 200
 
 def nagios_exit_code(overview: Overview) -> int:
     """What the plugin ends with."""
-    problems = overview.problems
-    if any(each.verdict is Verdict.FAIL and each.severity is Severity.HIGH for each in problems):
+    if overview.fails_high:
         return CRITICAL
     if overview.exit_code not in (EXIT_COMPLIANT, EXIT_NOT_COMPLIANT) or _doubts(overview):
         return UNKNOWN
