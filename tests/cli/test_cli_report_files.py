@@ -94,6 +94,17 @@ def test_file_that_is_no_report_is_named_and_the_others_are_told(exitguard: Run,
     assert "2 hosts" in result.stdout
 
 
+@pytest.mark.parametrize(("code", "said"), [(0, "its summary says exit code 0, and its findings make 2"), (7, "summary.exit_code")])
+def test_summary_that_is_better_than_its_findings_is_not_believed(exitguard: Run, files: Path, code: int, said: str) -> None:
+    report = json.loads((files / "bad.json").read_text())
+    report["summary"]["exit_code"] = code
+    (files / "bad.json").write_text(json.dumps(report))
+    result = exitguard("report", files)
+    assert result.returncode == 1
+    assert said in result.stderr
+    assert "1 host" in result.stdout
+
+
 def test_pipe_and_missing_file_do_not_hold_it_up(exitguard: Run, files: Path) -> None:
     os.mkfifo(files / "pipe.json")
     result = exitguard("report", files, files / "missing.json")

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from exitguard.model.documents import AuditReport
+from exitguard.model.finding import EXIT_COMPLIANT, EXIT_ERROR, EXIT_NOT_COMPLIANT, EXIT_UNKNOWN, exit_code
 from exitguard.model.time import UtcTime
 
 #: A host with 5,000 guests makes some 30 MB.
 _LIMIT_BYTES = 256 << 20
 _MOST_FILES = 100_000
+#: Of exit codes, the best first. A report with some of its findings left out may say worse than these, and never better.
+_BADNESS = (EXIT_COMPLIANT, EXIT_UNKNOWN, EXIT_NOT_COMPLIANT, EXIT_ERROR)
 _EXPECTED = "a file that `exitguard audit --format json --output FILE` wrote"
 
 
@@ -23,7 +26,7 @@ class _Host(BaseModel):
 
 
 class _Summary(BaseModel):
-    exit_code: int
+    exit_code: int = Field(ge=EXIT_COMPLIANT, le=EXIT_UNKNOWN)
 
 
 class _Head(BaseModel):
@@ -48,11 +51,17 @@ class ReportFiles:
         """What cannot be read after all goes to `unread`."""
         for path in self.newest:
             try:
-                yield path, AuditReport.model_validate_json(_content(path))
+                report = AuditReport.model_validate_json(_content(path))
             except OSError as error:
                 self.unread.append(_unreadable(path, error))
             except ValidationError as error:
                 self.unread.append(_misfit(path, error))
+            else:
+                said, found = report.summary.exit_code, exit_code({finding.verdict for finding in report.findings})
+                if _BADNESS.index(found) > _BADNESS.index(said):
+                    self.unread.append(f"{path}: its summary says exit code {said}, and its findings make {found}. Expected {_EXPECTED}.")
+                else:
+                    yield path, report
 
 
 def look_through(paths: Iterable[Path], at: datetime | None) -> ReportFiles:

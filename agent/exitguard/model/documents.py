@@ -14,7 +14,7 @@ from exitguard import __version__
 from exitguard.model.canonical import record_hash
 from exitguard.model.domain import DomainFacts, Owner
 from exitguard.model.evidence import Evidence
-from exitguard.model.finding import Finding
+from exitguard.model.finding import EXIT_COMPLIANT, EXIT_UNKNOWN, Finding
 from exitguard.model.host import Cpu, HostFacts, KvmFacts, LibvirtFacts, Mitigations, QemuBinary, Target, UnmanagedGuest
 from exitguard.model.kernel import Body, KernelState
 from exitguard.model.machine_code import Instruction, MachineCode
@@ -129,7 +129,7 @@ class DomainReport(Record):
 class Summary(Record):
     by_verdict: dict[str, int]
     by_chain: dict[str, int]
-    exit_code: int
+    exit_code: int = Field(ge=EXIT_COMPLIANT, le=EXIT_UNKNOWN)
 
 
 class AuditReport(Record):
