@@ -17,6 +17,11 @@ readonly install_limit_seconds=1200
 # Debian starts an sshd as soon as it is installed, and at each boot, unless this file is there. The tests only want the program.
 readonly no_sshd_service=(install -D -m 644 /dev/null /etc/ssh/sshd_not_to_be_run)
 
+# Debian's package of promtool brings a whole Prometheus server, and starts it. A masked unit never starts; without systemd it is
+# policy-rc.d that keeps its script from running, while it is installed.
+readonly no_prometheus_service=(ln -sT /dev/null /etc/systemd/system/prometheus.service)
+readonly rc_policy=/usr/sbin/policy-rc.d
+
 has_libvirt_daemon() { command -v libvirtd >/dev/null || command -v virtqemud >/dev/null; }
 
 has_libvirt_qemu_driver() { compgen -G '/usr/lib*/libvirt/connection-driver/libvirt_driver_qemu.so' >/dev/null ||
@@ -74,6 +79,8 @@ missing_for_test() {
         for reader in mandoc zsh fish; do
             command -v "$reader" >/dev/null || echo "$reader|"
         done
+        # promtool checks the rules for Prometheus, and the metrics.
+        command -v promtool >/dev/null || echo 'prometheus|'
         missing_for_deb
     fi
 }
@@ -118,6 +125,16 @@ install_with_apt() {
     if [[ " ${packages[*]} " == *' openssh-server '* ]]; then
         "${no_sshd_service[@]}"
         say "sshd is for the tests alone: where this machine is to serve SSH, remove /etc/ssh/sshd_not_to_be_run and start it."
+    fi
+    if [[ " ${packages[*]} " == *' prometheus '* ]]; then
+        mkdir -p /etc/systemd/system
+        "${no_prometheus_service[@]}" 2>/dev/null || true # a unit of the machine's own, or masked already
+        say "Prometheus is here for promtool alone: where this machine is to run it, \`systemctl unmask prometheus\`."
+        if [ ! -e "$rc_policy" ]; then
+            trap 'rm -f "$rc_policy"' EXIT
+            printf '%s\n' '#!/bin/sh' 'case $1 in prometheus | prometheus.service) exit 101 ;; esac' >"$rc_policy"
+            chmod 755 "$rc_policy"
+        fi
     fi
     apt_update || say "The package lists could not be refreshed; trying with those that are here."
     # needrestart must not restart a hypervisor's services because a compiler was installed.
@@ -182,6 +199,7 @@ provide() { # purpose
         2) say "System packages are missing, and installing them takes root. Run this, then the same again:"
             if command -v apt-get >/dev/null; then say "    sudo apt-get update"; fi
             if [[ ${command[*]} == *' openssh-server'* ]]; then say "    sudo ${no_sshd_service[*]}"; fi
+            if [[ " ${command[*]} " == *' prometheus '* ]]; then say "    sudo ${no_prometheus_service[*]}"; fi
             say "    sudo ${command[*]}" ;;
         3) say "Missing, and neither apt-get nor dnf is here to install it. By EL9's names: ${packages[*]}" ;;
     esac

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from exitguard.model.rates import PerSecond
 from exitguard.report.formats.as_prometheus import PrometheusWriter
 from exitguard.report.formats.writer import Setting
 from exitguard.report.overview import Overview
+from exitguard.report.page import Look
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy/prometheus/exitguard.rules.yaml"
@@ -72,7 +74,7 @@ def exported() -> dict[str, set[str]]:
         for sample in family.samples:
             found.setdefault(sample.name, set()).update(sample.labels)
     # Of reports every family is there whatever they hold; several hosts are told apart by the label `host`.
-    told = "".join(PrometheusWriter(Setting(groupings=())).end(Overview()))
+    told = "".join(PrometheusWriter(Setting(generated_at=datetime.now(UTC), look=Look())).end(Overview()))
     of_reports = set(re.findall(r"^# TYPE (\S+) gauge$", told, re.MULTILINE))
     return {name: found.get(name, set()) | ({"host"} if name in of_reports else set()) for name in found.keys() | of_reports}
 
@@ -131,7 +133,10 @@ def test_alerts_fire_when_they_should_and_not_else(promtool: str) -> None:
     [
         (('{verdict="fail", rule!~', '{verdict="pass", rule!~'), "ExitguardRuleFailing"),
         (('"task", "/", "exported_job", "job")', '"task", "/", "job")'), "ExitguardJobFailing"),
-        (("exitguard_libvirt_connected == 0\n        for: 30m", "exitguard_libvirt_connected == 0\n        for: 1m"), "ExitguardLibvirtLost"),
+        (
+            ("exitguard_libvirt_connected == 0\n        for: 30m", "exitguard_libvirt_connected == 0\n        for: 1m"),
+            "ExitguardLibvirtLost",
+        ),
     ],
 )
 def test_planted_fault_fails_the_unit_tests(promtool: str, planted: tuple[str, str], told: str, tmp_path: Path) -> None:
@@ -163,7 +168,9 @@ def test_every_expression_of_the_dashboard_is_understood(promtool: str, tmp_path
 
 
 def test_names_in_an_expression_are_found() -> None:
-    text = 'sum by (rule) (rate(a_total{x="b_c"}[5m])) / on (host) group_left (z) level:d:sum unless absent(e) or 1e9 * f offset 1h > bool 2'
+    text = (
+        'sum by (rule) (rate(a_total{x="b_c"}[5m])) / on (host) group_left (z) level:d:sum unless absent(e) or 1e9 * f offset 1h > bool 2'
+    )
     assert names_in(text) == {"a_total", "level:d:sum", "e", "f"}
     assert list(labels_in(text)) == [("a_total", "x")]
 
@@ -191,7 +198,9 @@ def test_series_are_selected_by_labels_that_they_have() -> None:
 
 
 def test_everything_exported_is_used_or_left_out_on_purpose() -> None:
-    used = {name for rule in rules() for name in names_in(rule["expr"])} | {name for text in dashboard_expressions() for name in names_in(text)}
+    used = {name for rule in rules() for name in names_in(rule["expr"])} | {
+        name for text in dashboard_expressions() for name in names_in(text)
+    }
     assert exported().keys() - used == NOT_USED.keys()
 
 
@@ -225,7 +234,7 @@ def test_alert_says_how_bad_it_is_what_it_is_and_what_to_run(alert: str, rule: d
     assert 10 < len(rule["annotations"]["summary"]) < 120
     commands = re.findall(r"`exitguard ([a-z]+)([^`]*)`", rule["annotations"]["description"])
     assert commands
-    assert {verb for verb, _ in commands} <= {name.split()[0] for name in EXAMPLES}
+    assert {verb for verb, _ in commands} <= {name.partition(" ")[0] for name in EXAMPLES}
     explained = {word.strip() for verb, word in commands if verb == "explain"} - {"{{ $labels.rule }}"}
     assert explained <= set(re.findall(r"^  - id: (\S+)$", POLICY.read_text(), re.MULTILINE))
 
