@@ -71,6 +71,7 @@ def test_wheel_holds_everything_shipped_and_nothing_else_of_the_checkout(distrib
         names = set(archive.namelist())
     assert {f"exitguard/{name}" for name in shipped_files()} <= names
     assert "exitguard/py.typed" in names
+    assert {"exitguard/deploy/prometheus/exitguard.rules.yaml", "exitguard/deploy/grafana/exitguard.json"} <= names
     assert {name.split("/")[0] for name in names} == {"exitguard", f"exitguard-{__version__}.dist-info"}
 
 

@@ -109,7 +109,12 @@ def test_what_was_not_observed_is_not_claimed(metrics: Metrics) -> None:
 def test_this_process_tells_its_own_cost_and_version(metrics: Metrics) -> None:
     told = samples_of(metrics.text())
     assert told["exitguard_build_info", frozenset({("version", "1.2.3")})] == 1
-    for name in ("process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "process_start_time_seconds"):
+    for name in (
+        "exitguard_process_cpu_seconds_total",
+        "exitguard_process_resident_memory_bytes",
+        "exitguard_process_open_fds",
+        "exitguard_process_start_time_seconds",
+    ):
         assert told[name, frozenset()] > 0
 
 
@@ -285,7 +290,7 @@ def test_reader_of_the_textfile_never_sees_a_part(metrics: Metrics, tmp_path: Pa
     writer.start()
     try:
         for _ in range(300):
-            assert path.read_text().splitlines()[-1].startswith("process_max_fds ")
+            assert path.read_text().splitlines()[-1].startswith("exitguard_process_max_fds ")
     finally:
         done.set()
         writer.join()

@@ -261,7 +261,7 @@ def test_metrics_are_served_on_loopback_and_follow_a_reload(lab: LibvirtLab, tmp
         text = scrape(port)
         assert 'exitguard_job_runs_total{job="audit",outcome="finished"} 1.0' in text
         assert "exitguard_libvirt_connected 1.0" in text
-        assert "process_resident_memory_bytes" in text
+        assert "exitguard_process_resident_memory_bytes" in text
         textfile = tmp_path / "exitguard.prom"
         running.configure({**RARELY, "connect": lab.uri, "metrics_textfile": str(textfile)})
         running.reload()

@@ -236,7 +236,8 @@ class Metrics:
         if self._registry is None:
             registry = CollectorRegistry()
             registry.register(self)
-            ProcessCollector(registry=registry)
+            # Under names of our own: node_exporter, which brings the textfile home, has process_* for itself, and drops ours.
+            ProcessCollector(namespace="exitguard", registry=registry)
             self._registry = registry
         return generate_latest(self._registry).decode()
 
