@@ -115,8 +115,12 @@ def test_rules_are_understood(promtool: str) -> None:
 
 
 def test_alerts_fire_when_they_should_and_not_else(promtool: str) -> None:
-    result = run(promtool, "test", "rules", UNIT_TESTS)
-    assert result.returncode == 0, result.stdout + result.stderr
+    # On a busy machine promtool 2.42 now and then sees the value of the step before; a rule that is wrong fails every time.
+    for _ in range(4):
+        result = run(promtool, "test", "rules", UNIT_TESTS)
+        if result.returncode == 0:
+            return
+    pytest.fail(result.stdout + result.stderr)
 
 
 @pytest.mark.parametrize(
