@@ -130,6 +130,19 @@ def test_changes_are_rows_for_a_spreadsheet_and_a_ticket(exitguard: Run, stored:
     assert "changes are told as table, markdown, csv, json, not as junit" in " ".join(refused.stderr.split())
 
 
+@pytest.mark.parametrize("words", [("--only", "fail"), ("--group-by", "chain")])
+def test_changes_take_no_option_that_they_would_ignore(exitguard: Run, stored: Store, compliant_host: Path, words: tuple[str, str]) -> None:
+    stored(compliant_host, timedelta(hours=2))
+    result = exitguard("report", "--since", "2026-01-01T00:00:00Z", *words)
+    assert result.returncode == 64
+    assert "give no --only or --group-by" in " ".join(result.stderr.split())
+
+
+def test_changes_since_a_time_to_come_are_refused(exitguard: Run, stored: Store, compliant_host: Path) -> None:
+    stored(compliant_host, timedelta(hours=2))
+    assert "still to come" in exitguard("report", "--since", "2126-01-01T00:00:00Z").stderr
+
+
 def test_observations_that_were_lost_since_are_told(exitguard: Run, stored: Store, compliant_host: Path) -> None:
     directory = stored(compliant_host, timedelta(hours=1))
     gap.note_dropped(directory / "gap-note", datetime.now(UTC), "no space left on device")

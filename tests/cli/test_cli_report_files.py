@@ -105,6 +105,65 @@ def test_summary_that_is_better_than_its_findings_is_not_believed(exitguard: Run
     assert "1 host" in result.stdout
 
 
+def test_file_that_could_not_be_read_is_in_every_document_that_is_left(exitguard: Run, files: Path, tmp_path: Path) -> None:
+    (files / "bad.json").write_text("{}")
+    names = {name: tmp_path / name for name in ("json", "csv", "prometheus", "junit", "sarif", "html", "markdown", "nagios")}
+    result = exitguard("report", files, *(word for name, file in names.items() for word in ("--format", f"{name}:{file}")))
+    assert result.returncode == 1
+    written = {name: file.read_text() for name, file in names.items()}
+    assert json.loads(written["json"])["summary"]["unread"]
+    assert json.loads(written["json"])["summary"]["exit_code"] == 1
+    assert "exitguard_fleet_unread_reports 1.0" in written["prometheus"]
+    assert all("bad.json" in written[name] for name in ("json", "csv", "junit", "sarif", "html", "markdown", "nagios"))
+
+
+def test_only_lists_and_hides_nothing_from_sums_and_monitoring(exitguard: Run, files: Path) -> None:
+    table = exitguard("report", files / "bad.json", "--only", "pass").stdout
+    whole = exitguard("report", files / "bad.json").stdout
+    assert table.splitlines()[0] == whole.splitlines()[0]
+    assert "Listed are only findings that are pass" in table
+    assert "no failure, no doubt" not in table
+    for name in ("prometheus", "junit", "nagios"):
+        told = [exitguard("report", files, *words, "--format", name) for words in ((), ("--only", "pass"))]
+        lines = slice(1) if name == "nagios" else slice(None)  # behind its first line is a list
+        assert told[0].stdout.splitlines()[lines] == told[1].stdout.splitlines()[lines], name
+        assert told[0].returncode == told[1].returncode
+
+
+def test_report_of_many_hosts_beside_those_of_single_ones_is_left_out(exitguard: Run, files: Path) -> None:
+    assert exitguard("report", files, "--format", f"json:{files / 'all.json'}").returncode == 2
+    again = exitguard("report", files)
+    assert again.returncode == 2
+    assert "all.json: is a report of many hosts" in again.stderr
+
+
+def test_file_that_is_named_twice_is_one_file(exitguard: Run, files: Path) -> None:
+    twice = exitguard("report", files, files / ".." / files.name, "--format", "html")
+    assert "Over time" not in twice.stdout
+
+
+def test_two_formats_to_one_file_are_refused_however_it_is_spelt(exitguard: Run, files: Path, tmp_path: Path) -> None:
+    other = tmp_path / "x" / ".." / "out"
+    (tmp_path / "x").mkdir()
+    result = exitguard("report", files, "--format", f"html:{tmp_path / 'out'}", "--format", f"csv:{other}")
+    assert result.returncode == 64
+    assert "two formats would go to one file" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["json", "csv", "html", "sarif"])
+def test_full_disk_is_told_as_such(exitguard: Run, files: Path, name: str) -> None:
+    result = exitguard("report", files, "--format", f"{name}:/dev/full")
+    assert result.returncode == 1
+    assert "/dev/full: could not be written: no space left on device" in result.stderr
+
+
+def test_nagios_is_told_what_cannot_be_told(exitguard: Run, tmp_path: Path) -> None:
+    result = exitguard("report", "--state-dir", tmp_path / "nothing", "--format", "nagios")
+    assert result.returncode == 3
+    assert result.stdout.startswith("EXITGUARD UNKNOWN - ")
+    assert "host-id" in result.stdout
+
+
 def test_pipe_and_missing_file_do_not_hold_it_up(exitguard: Run, files: Path) -> None:
     os.mkfifo(files / "pipe.json")
     result = exitguard("report", files, files / "missing.json")

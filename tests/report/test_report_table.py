@@ -12,7 +12,7 @@ from exitguard.model.kernel import KernelState
 from exitguard.model.pmu import ChainState, NextAction, PmuSetting
 from exitguard.model.record import seen, unseen
 from exitguard.report.page import Look
-from exitguard.report.table import audit_table
+from exitguard.report.table import Told, audit_table
 from exitguard.report.words import label, meaning
 
 LOOK = Look()
@@ -55,7 +55,7 @@ def test_the_second_line_says_what_the_exit_code_means(build: SimpleNamespace, v
 
 def test_stale_report_does_not_claim_that_the_host_is_compliant(build: SimpleNamespace) -> None:
     report = build.report(findings=(build.finding(Verdict.PASS),))
-    page = audit_table(report.model_copy(update={"summary": report.summary.model_copy(update={"exit_code": 3})}), LOOK, stale=True)
+    page = audit_table(report.model_copy(update={"summary": report.summary.model_copy(update={"exit_code": 3})}), LOOK, Told(stale=True))
     assert page.startswith("STALE")
     assert "COMPLIANT" not in page
     assert "does not speak for the host now" in flat(page)

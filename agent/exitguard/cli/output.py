@@ -42,17 +42,14 @@ def opened(output: Path | None) -> Iterator[Callable[[str], None]]:
         yield _to_stdout
         _to_stdout("", flush=True)
         return
-    with contextlib.ExitStack() as stack:
-        with _failing_for(output):
-            file = stack.enter_context(_file(output))
+    with _failing_for(output), contextlib.ExitStack() as stack:
+        file = stack.enter_context(_file(output))
 
         def write(text: str) -> None:
             with _failing_for(output):
                 file.write(text)
 
         yield write
-        with _failing_for(output):
-            stack.close()
 
 
 def _to_stdout(text: str, *, flush: bool = False) -> None:

@@ -1,10 +1,11 @@
 """`exitguard report`: what the last audits found, of this host or of many, for every kind of reader; or what changed since a time."""
 
+import contextlib
 import gc
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,13 +25,11 @@ if TYPE_CHECKING:
     from exitguard.model.documents import AuditReport
     from exitguard.report.deeds import Deed
     from exitguard.report.formats.writer import RuleText
-    from exitguard.report.overview import Moment, Overview
+    from exitguard.report.history import Moment
+    from exitguard.report.overview import Overview
     from exitguard.report.page import Look
     from exitguard.report.result import HostResult
     from exitguard.store.host import HostStore
-
-#: A host is looked at far more often than this; an older report does not speak for it any more.
-STALE_AFTER = timedelta(days=1)
 
 
 #: These have a place for what a rule demands.
@@ -103,35 +102,65 @@ def report(
     if files and since is not None:
         raise typer.BadParameter("tells what this host remembers: give no FILE", param_hint="--since")
     asked_at, asked_since = time_of(at, "--at"), time_of(since, "--since")
+    if asked_since is not None and (only or group_by):
+        raise typer.BadParameter("tells changes: give no --only or --group-by", param_hint="--since")
+    if asked_since is not None and asked_since > datetime.now(UTC):
+        raise typer.BadParameter(f"{since} is still to come", param_hint="--since")
     forms = formats_of(formats or [ReportFormat.TABLE], output)
     if group_by is not None and not any(form.format.groups for form in forms):
         raise typer.BadParameter("is for table, markdown and html", param_hint="--group-by")
     configure_logging(context.obj, os.environ)
-    now = datetime.now(UTC)
-    rules = rule_texts(config) if any(form.format in _TELL_RULES for form in forms) else {}
-    telling = _Telling(forms, asked_at, now, tuple(only or ()), group_by=group_by, rules=rules)
-    if files:
-        raise typer.Exit(_tell_files(files, telling))
-    directory = state_dir_for(Asked(config=config, state_dir=state_dir), os.environ)
+    with _told_to_nagios(forms):
+        rules = rule_texts(config) if any(form.format in _TELL_RULES for form in forms) else {}
+        telling = _Telling(forms, asked_at, datetime.now(UTC), tuple(only or ()), group_by=group_by, rules=rules)
+        if files:
+            code = _tell_files(files, telling)
+        else:
+            code = _tell_store(state_dir_for(Asked(config=config, state_dir=state_dir), os.environ), telling, asked_since, config)
+    raise typer.Exit(code)
 
+
+@contextlib.contextmanager
+def _told_to_nagios(forms: Sequence[Form]) -> Iterator[None]:
+    """Where standard output is for Nagios, whatever cannot be told is UNKNOWN there: it would take exit code 1 for a warning."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_for_nagios(forms):
+            raise
+        from exitguard.report.formats.as_nagios import UNKNOWN, unknown_line
+
+        write_result(unknown_line(" ".join(error.sentences) if isinstance(error, Refusal) else str(error)), None)
+        raise typer.Exit(UNKNOWN) from error
+
+
+def _is_for_nagios(forms: Sequence[Form]) -> bool:
+    return any(form.format is ReportFormat.NAGIOS and form.file is None for form in forms)
+
+
+def _tell_store(directory: Path, telling: "_Telling", asked_since: datetime | None, config: Path | None) -> int:
+    """The report of this host, or what changed; the exit code. Raises Refusal, StoreError."""
     from exitguard.store.host import HostStore
 
+    asked_at, now, forms = telling.at, telling.now, telling.forms
     with HostStore.open(directory, now=now, read_only=True) as store:
         stored, stale = aged(last_report(store, asked_at), store.audited_at(asked_at), asked_at or now)
         if asked_since is not None:
             _tell_losses(store, stored.observed_at)
+            if stale:
+                _tell_stale(stored)
             _tell_changes(store, asked_since, forms, config)
-            raise typer.Exit(stored.summary.exit_code)
+            return stored.summary.exit_code
         if asked_at is None:
             _tell_losses(store, stored.observed_at)
             stored = with_savings_of(stored, store, now)
         history = _history_of_store(store, asked_at or now)
     if stale and not any(form.format is ReportFormat.TABLE for form in forms):
-        note([f"exitguard: stale: this report is of {stored.observed_at:%Y-%m-%d %H:%M} UTC; run `exitguard audit`."])
+        _tell_stale(stored)
 
     from exitguard.report.result import HostResult
 
-    raise typer.Exit(telling.tell(iter([HostResult(stored, stale, str(directory))]), history))
+    return telling.tell(iter([HostResult(stored, stale, str(directory))]), history)
 
 
 class _Telling:
@@ -186,7 +215,7 @@ class _Telling:
 
     def _exit_code(self, overview: "Overview") -> int:
         """Nagios's own where standard output is for Nagios."""
-        if any(form.format is ReportFormat.NAGIOS and form.file is None for form in self.forms):
+        if _is_for_nagios(self.forms):
             from exitguard.report.formats.as_nagios import nagios_exit_code
 
             return nagios_exit_code(overview)
@@ -210,7 +239,7 @@ def rule_texts(config: Path | None) -> "Mapping[str, RuleText]":
 
 def _tell_files(paths: Sequence[Path], telling: _Telling) -> int:
     from exitguard.cli.report_inputs import look_through
-    from exitguard.report.overview import history_of
+    from exitguard.report.history import history_of
     from exitguard.report.result import HostResult
 
     found = look_through(paths, telling.at)
@@ -223,17 +252,21 @@ def _tell_files(paths: Sequence[Path], telling: _Telling) -> int:
     # Millions of records come and go, and none is in a cycle: looking for cycles would take a third of the time.
     gc.disable()
     try:
-        code = telling.tell(results(), history_of(found.history), found)
+        code = telling.tell(results(), history_of(found.history, telling.at or telling.now), found)
     finally:
         gc.enable()
-    note(f"exitguard: {sentence}" for sentence in found.unread)
+    note(f"exitguard: {sentence}" for sentence in (*found.unread, *found.left_out))
     return code
 
 
 def _history_of_store(store: "HostStore", until: datetime) -> "tuple[Moment, ...]":
-    from exitguard.report.overview import history_of
+    from exitguard.report.history import history_of
 
-    return history_of((store.host_id, at, code) for at, code in store.exit_codes(until))
+    return history_of(((store.host_id, at, code) for at, code in store.exit_codes(until)), until)
+
+
+def _tell_stale(stored: "AuditReport") -> None:
+    note([f"exitguard: stale: this report is of {stored.observed_at:%Y-%m-%d %H:%M} UTC; run `exitguard audit`."])
 
 
 def last_report(store: "HostStore", at: datetime | None) -> "AuditReport":
@@ -253,6 +286,7 @@ def aged(stored: "AuditReport", audited_at: datetime | None, at: datetime) -> tu
     It is as old as the last audit of the whole host: an event that made one domain be looked at says nothing of the others.
     """
     from exitguard.model.finding import EXIT_COMPLIANT, EXIT_UNKNOWN
+    from exitguard.report.result import STALE_AFTER
 
     # A report from the future has an unknown age: the clock was wrong then, or is now.
     stale = abs(at - (audited_at or stored.observed_at)) > STALE_AFTER

@@ -52,7 +52,7 @@ def formats_of(texts: Sequence[str], output: Path | None) -> list[Form]:
         if not bare:
             raise typer.BadParameter("every --format has its file already", param_hint="--output")
         forms[bare[0]] = Form(forms[bare[0]].format, output)
-    files = [form.file for form in forms if form.file is not None]
+    files = [form.file.resolve() for form in forms if form.file is not None]
     if len(set(files)) < len(files):
         raise typer.BadParameter("two formats would go to one file", param_hint="--format")
     return forms

@@ -37,6 +37,13 @@ class _Head(BaseModel):
     summary: _Summary
 
 
+class _Many(BaseModel):
+    """What tells the document of many hosts from that of one."""
+
+    generated_at: UtcTime
+    reports: list[dict[str, object]]
+
+
 @dataclass
 class ReportFiles:
     """The newest file of each host, and what could not be used. `read` gives the reports one by one."""
@@ -46,6 +53,8 @@ class ReportFiles:
     history: list[tuple[str, datetime, int]] = field(default_factory=list)
     #: A sentence each.
     unread: list[str] = field(default_factory=list)
+    #: A sentence for each file that is left out with reason.
+    left_out: list[str] = field(default_factory=list)
 
     def read(self) -> Iterator[tuple[Path, AuditReport]]:
         """What cannot be read after all goes to `unread`."""
@@ -75,7 +84,10 @@ def look_through(paths: Iterable[Path], at: datetime | None) -> ReportFiles:
             found.unread.append(_unreadable(path, error))
             continue
         except ValidationError as error:
-            found.unread.append(_misfit(path, error))
+            if _is_of_many(path):
+                found.left_out.append(f"{path}: is a report of many hosts, as this command writes it, and is left out")
+            else:
+                found.unread.append(_misfit(path, error))
             continue
         if at is not None and head.observed_at > at:
             continue
@@ -87,8 +99,16 @@ def look_through(paths: Iterable[Path], at: datetime | None) -> ReportFiles:
     return found
 
 
+def _is_of_many(path: Path) -> bool:
+    try:
+        _Many.model_validate_json(_content(path))
+    except (OSError, ValidationError):
+        return False
+    return True
+
+
 def _files(paths: Iterable[Path], unread: list[str]) -> list[Path]:
-    files: dict[Path, None] = {}
+    files: dict[Path, Path] = {}
     for path in paths:
         try:
             within = sorted(path.glob("*.json")) if path.is_dir() else [path]
@@ -97,10 +117,11 @@ def _files(paths: Iterable[Path], unread: list[str]) -> list[Path]:
             continue
         if not within:
             unread.append(f"{path}: no file in it is named *.json. Expected {_EXPECTED}.")
-        files.update(dict.fromkeys(within))
+        for file in within:
+            files.setdefault(file.resolve(), file)  # named twice, it is one file all the same
     if len(files) > _MOST_FILES:
         unread.append(f"{len(files):,} files: only the first {_MOST_FILES:,} were read. Report on fewer at once.")
-    return list(files)[:_MOST_FILES]
+    return list(files.values())[:_MOST_FILES]
 
 
 def _content(path: Path) -> bytes:

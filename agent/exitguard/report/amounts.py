@@ -1,5 +1,7 @@
 """Amounts of the account in words: rates with their bounds, and whether a change pays."""
 
+from collections.abc import Mapping
+
 from exitguard.model.rates import PerSecond, Worthwhile
 from exitguard.report.page import DOUBT, GOOD
 
@@ -18,7 +20,19 @@ def amount(rate: PerSecond | None, cores: PerSecond | None) -> str:
     if rate is None:
         return "unquantified"
     in_cores = "" if cores is None else f" ({' to '.join(dict.fromkeys((_small(cores.low), _small(cores.high))))} cores)"
-    return f"{'at least ' if rate.at_least and rate.low > 0 else ''}{span(rate)} cycles/s{in_cores}"
+    return f"{span(rate)} cycles/s{' or more' if rate.at_least and rate.low > 0 else ''}{in_cores}"
+
+
+def pays(hosts: Mapping[Worthwhile, int]) -> str:
+    """Whether a change pays, net of the agent's own use, on how many hosts."""
+    words = {
+        Worthwhile.YES: "pays",
+        Worthwhile.NO: "does not pay",
+        Worthwhile.NOTHING_LEFT: "has nothing left to bring",
+        Worthwhile.UNKNOWN: "is not known to pay",
+    }
+    said = [f"on {hosts[answer]:,} it {word}" for answer, word in words.items() if hosts.get(answer)]
+    return f"a change, net of the agent's own use: {', '.join(said)}" if said else "not known"
 
 
 def cycles_a_second(rate: PerSecond | None) -> str:

@@ -8,10 +8,10 @@ from rich.text import Text
 
 from exitguard.model.finding import Verdict
 from exitguard.model.pmu import ChainState
-from exitguard.report.amounts import amount
+from exitguard.report.amounts import amount, pays
 from exitguard.report.bars import bar
 from exitguard.report.formats.writer import Setting
-from exitguard.report.overview import WORST_FIRST, Group, HostLine, Overview, Problem, Step, standing_words, worth_of
+from exitguard.report.overview import WORST_FIRST, Group, HostLine, Overview, Problem, standing_words
 from exitguard.report.page import (
     BAD,
     DOUBT,
@@ -29,8 +29,9 @@ from exitguard.report.page import (
     render,
 )
 from exitguard.report.states import STATES
+from exitguard.report.steps import Step
 from exitguard.report.table_findings import SEVERITY_STYLES, VERDICT_STYLES
-from exitguard.report.words import label, meaning
+from exitguard.report.words import label
 
 _MOST_PROBLEMS, _MOST_GROUPS, _MOST_HOSTS, _MOST_UNREAD = 12, 30, 20, 5
 _BAR_COLUMNS = 24
@@ -51,7 +52,7 @@ def _parts(overview: Overview, setting: Setting) -> Iterator[RenderableType]:
         yield indented(look.own(f"… and {counted(len(overview.unread) - _MOST_UNREAD, 'more', 'more')} that could not be read", BAD))
     yield from _states(overview, look)
     yield from _steps(overview.steps, look)
-    yield from _problems(overview.problems, look)
+    yield from _problems(overview, look)
     if setting.group_by is not None:
         yield from _groups(overview.groups, setting.group_by, look)
     yield from _hosts(overview.worst_hosts, look)
@@ -69,10 +70,12 @@ def _circumstances(overview: Overview, setting: Setting) -> Text:
     parts = [f"exit {overview.exit_code}", counted(overview.domains, "domain")]
     if overview.stale:
         parts.append(f"{overview.stale:,} stale: looked at more than a day before")
+    if overview.by_verdict[Verdict.WAIVED]:
+        parts.append(f"{overview.by_verdict[Verdict.WAIVED]:,} waived")
     if setting.at is not None:
         parts.append(f"as of {setting.at:%Y-%m-%d %H:%M} UTC")
     if setting.only:
-        parts.append(f"only {', '.join(setting.only)}")
+        parts.append(f"listed are only findings that are {', '.join(label(each) for each in setting.only)}")
     return setting.look.own(" · ".join(parts), FAINT)
 
 
@@ -88,7 +91,9 @@ def _states(overview: Overview, look: Look) -> Iterator[RenderableType]:
     if not overview.accounted:
         yield indented(look.own("No host has a ledger: `exitguard daemon` keeps one.", DOUBT))
         return
-    rows_saved = [("saved", look.own(amount(overview.saved, None))), ("available", look.own(amount(overview.available, None)))]
+    rows_saved = [("saved now", look.own(amount(overview.saved, None))), ("wasted now", look.own(amount(overview.available, None)))]
+    rows_saved.append(("the agents", look.own(f"use {overview.own_cycles:,.0f} cycles/s")))
+    rows_saved.append(("does it pay", look.own(pays(overview.worthwhile))))
     if overview.unquantified_saved_skips:
         rows_saved.append(
             ("unquantified", look.own(f"what up to {overview.unquantified_saved_skips:,.0f} skips a second save is in no sum", DOUBT))
@@ -117,21 +122,29 @@ def _steps(steps: list[Step], look: Look) -> Iterator[RenderableType]:
             look,
             f"{number}.",
             Text.assemble(
-                look.own(meaning(step.action)),
-                look.own(f" {counted(step.domains, 'domain')} on {counted(step.host_count, 'host')}: ", FAINT),
-                look.foreign(listed(step.hosts, most=3) if step.host_count <= len(step.hosts) else _first(step), FAINT),
-                look.own(f". {worth_of(step)}", STRONG),
+                look.own(step.sentence),
+                *_step_hosts(step, look),
+                look.own(f" {step.worth}" if step.worth else "", STRONG),
+                look.own(f" `{step.command}`" if step.command else "", FAINT),
             ),
         )
     if not steps:
         yield indented(look.own("Nothing."))
 
 
+def _step_hosts(step: Step, look: Look) -> Iterator[Text]:
+    if step.host_count:
+        yield look.own(f" {step.where}: ", FAINT)
+        yield look.foreign(listed(step.hosts, most=3) if step.host_count <= len(step.hosts) else _first(step), FAINT)
+        yield look.own(".")
+
+
 def _first(step: Step) -> str:
     return f"{', '.join(step.hosts[:3])} and {step.host_count - 3:,} more"
 
 
-def _problems(problems: list[Problem], look: Look) -> Iterator[RenderableType]:
+def _problems(overview: Overview, look: Look) -> Iterator[RenderableType]:
+    problems = overview.problems
     if not problems:
         return
     yield heading(look, "What is wrong")

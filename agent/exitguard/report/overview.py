@@ -1,47 +1,36 @@
 """What many hosts come to: counts, groups, what is wrong most, what to do first, and what it is worth. Hosts are added one by one."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 from exitguard.model.documents import DecidingCode, DomainReport
 from exitguard.model.evidence import Evidence
-from exitguard.model.finding import EXIT_COMPLIANT, EXIT_ERROR, EXIT_NOT_COMPLIANT, EXIT_UNKNOWN, Finding, Severity, Verdict
+from exitguard.model.finding import (
+    EXIT_COMPLIANT,
+    EXIT_ERROR,
+    EXIT_NOT_COMPLIANT,
+    EXIT_UNKNOWN,
+    Finding,
+    Severity,
+    SubjectKind,
+    Verdict,
+)
 from exitguard.model.kernel import Body, KernelState
 from exitguard.model.ledger import GuardSaving
-from exitguard.model.pmu import LinkName, NextAction
-from exitguard.model.rates import HostSavings, PerSecond, Rates
-from exitguard.report.amounts import span
+from exitguard.model.pmu import ChainState
+from exitguard.model.rates import HostSavings, PerSecond, Worthwhile
+from exitguard.report.history import Moment
 from exitguard.report.result import HostResult
+from exitguard.report.steps import MOST_NAMES, Step, Steps, added
+from exitguard.report.words import label
 
-#: Of the hosts that a problem or a step names.
-MOST_NAMES = 8
 #: Error beats failure beats unknown.
 WORST_FIRST = (EXIT_ERROR, EXIT_NOT_COMPLIANT, EXIT_UNKNOWN, EXIT_COMPLIANT)
-#: In which order steps of the same worth are done: a link takes effect only after the ones before it.
-ACTION_ORDER = (
-    NextAction.BOOT_INSTALLED_KERNEL,
-    NextAction.INSTALL_GUARDED_KERNEL,
-    NextAction.UPGRADE_QEMU,
-    NextAction.SET_PMU_OFF,
-    NextAction.SET_PMU_OFF_IN_NOVA,
-    NextAction.RESTART_GUEST,
-    NextAction.ASK_OWNER,
-    NextAction.OBSERVE,
-)
 _VERDICT_ORDER = (Verdict.ERROR, Verdict.FAIL, Verdict.UNKNOWN, Verdict.WAIVED, Verdict.NOT_APPLICABLE, Verdict.PASS)
 _SEVERITY_ORDER = tuple(Severity)
-#: The link of a run that each step mends: what is defined takes effect by running.
-_LINK_OF = {
-    NextAction.BOOT_INSTALLED_KERNEL: LinkName.KERNEL,
-    NextAction.INSTALL_GUARDED_KERNEL: LinkName.KERNEL,
-    NextAction.UPGRADE_QEMU: LinkName.PROPAGATED,
-    NextAction.SET_PMU_OFF: LinkName.RUNNING,
-    NextAction.SET_PMU_OFF_IN_NOVA: LinkName.RUNNING,
-    NextAction.RESTART_GUEST: LinkName.RUNNING,
-}
 
 #: What becomes of exits with work that could be spared, in the words of a chart.
 _STANDINGS = {
@@ -62,18 +51,6 @@ _STANDINGS = {
 def standing_words(name: str) -> str:
     """A key of `Overview.skips_by_standing` in words."""
     return _STANDINGS.get(name, name)
-
-
-def worth_of(step: "Step") -> str:
-    """What a step would release at once, in a sentence."""
-    parts = []
-    if step.available is not None:
-        parts.append(f"Releases {span(step.available)} cycles a second.")
-    if step.unquantified_skips:
-        parts.append(f"Up to {step.unquantified_skips:,.0f} exits a second wait for it, whose cost is not known in cycles.")
-    if not parts and step.told_elsewhere:
-        return "What it releases is told with the other step for the same link."
-    return " ".join(parts) or "What it releases is not known: no ledger tells."
 
 
 class GroupKey(StrEnum):
@@ -106,14 +83,6 @@ class HostLine:
     available: PerSecond | None
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """How many hosts were how at a time."""
-
-    at: datetime
-    by_exit_code: Mapping[int, int]
-
-
 @dataclass(slots=True)
 class Problem:
     """Findings of one rule with one verdict, for one reason. What decides is kept of the first."""
@@ -136,22 +105,6 @@ class Problem:
     last_host: str = ""
     #: The instructions that the evidence is read from, of the first that has any.
     code: DecidingCode | None = None
-
-
-@dataclass(slots=True)
-class Step:
-    """What to do next, on how many hosts, and what it would release at once; None: that is not quantified anywhere."""
-
-    action: NextAction
-    domains: int = 0
-    host_count: int = 0
-    hosts: list[str] = field(default_factory=list)
-    #: Cycles a second that this link alone holds back first.
-    available: PerSecond | None = None
-    #: Exits a second that would skip the work and have no cost in cycles.
-    unquantified_skips: float = 0.0
-    #: Another step mends the same link on some host, and what that releases is told there.
-    told_elsewhere: bool = False
 
 
 @dataclass(slots=True)
@@ -195,10 +148,13 @@ class Overview:
     unread: list[str] = field(default_factory=list)
     #: Whether a rule of severity high fails anywhere, whatever verdicts were asked for.
     fails_high: bool = False
+    #: Of the hosts with a ledger that is not stale: what their agents use in cycles a second, and whether a change pays.
+    own_cycles: float = 0.0
+    worthwhile: Counter[Worthwhile] = field(default_factory=Counter)
     #: When how many hosts were how, oldest first; empty where there is no history.
-    history: tuple["Moment", ...] = ()
-    _steps: dict[NextAction, Step] = field(default_factory=dict)
-    _problems: dict[tuple[str, Verdict, str], Problem] = field(default_factory=dict)
+    history: tuple[Moment, ...] = ()
+    _steps: Steps = field(default_factory=Steps)
+    _problems: dict[tuple[str | None, ...], Problem] = field(default_factory=dict)
     _groups: dict[str, Group] = field(default_factory=dict)
 
     @property
@@ -212,7 +168,7 @@ class Overview:
         """Count one host."""
         report = result.report
         savings = report.savings
-        rates = savings.now if savings is not None else None
+        rates = savings.now if savings is not None and not result.stale else None
         line = HostLine(
             id=report.host.id,
             name=result.name,
@@ -223,8 +179,8 @@ class Overview:
             kernel_state=report.host.kernel.state,
             body=report.host.kernel.body,
             domains=sum(report.summary.by_chain.values()),
-            by_verdict=report.summary.by_verdict,
-            by_chain=report.summary.by_chain,
+            by_verdict=result.by_verdict,
+            by_chain=result.by_chain,
             saved=rates.saved_cycles_per_second if rates else None,
             available=rates.available_cycles_per_second if rates else None,
         )
@@ -236,10 +192,10 @@ class Overview:
         self.stale += result.stale
         self.fails_high |= result.fails_high
         self.domains += line.domains
-        if savings is not None:
+        if savings is not None and not result.stale:
             self._account(savings)
-        self._note_steps(result)
-        for finding in report.findings:
+        self._steps.add(result)
+        for finding in result.told.findings:
             self._note(finding, result)
         self._put(result, line)
 
@@ -258,12 +214,8 @@ class Overview:
 
     @property
     def steps(self) -> list[Step]:
-        """What to do next: what is worth most first, then what is not quantified, by the exits that wait for it."""
-
-        def worth(step: Step) -> tuple[float, float, int]:
-            return (-(step.available.low if step.available else 0.0), -step.unquantified_skips, ACTION_ORDER.index(step.action))
-
-        return sorted(self._steps.values(), key=worth)
+        """What to do next, the first first."""
+        return self._steps.ordered(len(self.unread))
 
     @property
     def groups(self) -> list[Group]:
@@ -273,10 +225,12 @@ class Overview:
     def _account(self, savings: HostSavings) -> None:
         rates = savings.now
         self.accounted += 1
-        self.saved = _sum(self.saved, rates.saved_cycles_per_second)
-        self.available = _sum(self.available, rates.available_cycles_per_second)
-        self.saved_cores = _sum(self.saved_cores, rates.saved_cores)
-        self.available_cores = _sum(self.available_cores, rates.available_cores)
+        self.worthwhile[savings.worthwhile] += 1
+        self.own_cycles += rates.own_cycles_per_second or 0.0
+        self.saved = added(self.saved, rates.saved_cycles_per_second)
+        self.available = added(self.available, rates.available_cycles_per_second)
+        self.saved_cores = added(self.saved_cores, rates.saved_cores)
+        self.available_cores = added(self.available_cores, rates.available_cores)
         self.unquantified_available_skips += rates.unquantified_available_skip_exits_per_second.high
         self.unquantified_saved_skips += rates.unquantified_saved_skip_exits_per_second.high
         for each in rates.standings:
@@ -284,29 +238,8 @@ class Overview:
             name = str(held) if each.standing.guard is GuardSaving.AVAILABLE and held is not None else str(each.standing.guard)
             self.skips_by_standing[name] = self.skips_by_standing.get(name, 0.0) + each.skip_exits_per_second.high
 
-    def _note_steps(self, result: HostResult) -> None:
-        counted = Counter(domain.chain.next_action for domain in result.report.domains)
-        rates = result.report.savings.now if result.report.savings is not None else None
-        actions = [action for action in ACTION_ORDER if counted[action]]
-        for action in actions:
-            step = self._steps.setdefault(action, Step(action))
-            step.domains += counted[action]
-            step.host_count += 1
-            if len(step.hosts) < MOST_NAMES:
-                step.hosts.append(result.name)
-            # Where several steps mend one link, the first has all of it: nothing is promised twice.
-            link = _LINK_OF.get(action)
-            if rates is None or link is None:
-                continue
-            if next(one for one in actions if _LINK_OF.get(one) is link) is not action:
-                step.told_elsewhere = True
-            else:
-                cycles, skips = _held_back(rates, link)
-                step.available = _sum(step.available, cycles)
-                step.unquantified_skips += skips
-
     def _note(self, finding: Finding, result: HostResult) -> None:
-        key = (finding.rule, finding.verdict, finding.reason)
+        key = (finding.rule, finding.verdict, finding.reason, finding.severity, finding.remedy, finding.waiver)
         problem = self._problems.get(key)
         if problem is None:
             problem = self._problems[key] = Problem(
@@ -341,25 +274,28 @@ class Overview:
             group.domains += line.domains
             group.by_exit_code[line.exit_code] += 1
             group.by_verdict.update(line.by_verdict)
-            group.available = _sum(group.available, line.available)
+            group.available = added(group.available, line.available)
         elif self.group_by is GroupKey.RULE:
-            of_host: set[str] = set()
+            of_host: dict[str, set[str]] = {}
             for finding in result.report.findings:
                 group = self._group(finding.rule)
-                group.by_verdict[finding.verdict] += 1
-                of_host.add(finding.rule)
-            for rule in of_host:
+                group.by_verdict[result.verdict_now(finding.verdict)] += 1
+                about = of_host.setdefault(finding.rule, set())
+                if finding.subject.kind is SubjectKind.DOMAIN:
+                    about.add(finding.subject.id)
+            for rule, domains in of_host.items():
                 self._groups[rule].hosts += 1
+                self._groups[rule].domains += len(domains)
         else:
             self._put_domains(result)
 
     def _put_domains(self, result: HostResult) -> None:
         verdicts: dict[str, Counter[str]] = {}
         for finding in result.report.findings:
-            verdicts.setdefault(finding.subject.id, Counter())[finding.verdict] += 1
+            verdicts.setdefault(finding.subject.id, Counter())[result.verdict_now(finding.verdict)] += 1
         seen: set[str] = set()
         for domain in result.report.domains:
-            name = str(domain.chain.state) if self.group_by is GroupKey.CHAIN else _project(domain)
+            name = _chain(domain, stale=result.stale) if self.group_by is GroupKey.CHAIN else _project(domain)
             group = self._group(name)
             group.domains += 1
             group.hosts += name not in seen
@@ -373,7 +309,7 @@ class Overview:
 def _host_group(key: GroupKey, result: HostResult) -> str:
     host = result.report.host
     if key is GroupKey.KERNEL:
-        return f"{host.kernel.release or 'not known'} ({host.kernel.state})"
+        return f"{host.kernel.release or 'not known'} ({label(host.kernel.state)})"
     if key is GroupKey.CPU:
         return host.cpu.value.model_name if host.cpu.value is not None else "not known"
     versions = sorted(_qemu_versions(result))
@@ -385,45 +321,10 @@ def _qemu_versions(result: HostResult) -> Iterator[str]:
         yield binary.version.value.version if binary.version.value is not None else "not known"
 
 
+def _chain(domain: DomainReport, *, stale: bool) -> str:
+    state = domain.chain.state
+    return label(ChainState.UNKNOWN if stale and state is ChainState.EFFECTIVE else state)
+
+
 def _project(domain: DomainReport) -> str:
     return domain.project or "no project"
-
-
-def _held_back(rates: Rates, link: LinkName) -> tuple[PerSecond | None, float]:
-    """What runs wait for at this link first: cycles a second, and skips a second that have no cost."""
-    cycles: PerSecond | None = None
-    skips = 0.0
-    for each in rates.standings:
-        if each.standing.held_back_by is link and each.standing.guard is GuardSaving.AVAILABLE:
-            if each.standing.available is None:
-                skips += each.skip_exits_per_second.high
-            else:
-                cycles = _sum(cycles, each.available_cycles_per_second)
-    return cycles, skips
-
-
-def _sum(left: PerSecond | None, right: PerSecond | None) -> PerSecond | None:
-    if left is None or right is None:
-        return left or right
-    return PerSecond(low=left.low + right.low, high=left.high + right.high, at_least=left.at_least or right.at_least)
-
-
-def history_of(points: Iterable[tuple[str, datetime, int]]) -> tuple[Moment, ...]:
-    """How many hosts were how, whenever that changed, out of (host, when, exit code): each host is as it was seen last.
-
-    Nothing where no host was seen twice: then there is no before.
-    """
-    points = list(points)
-    if len({host for host, _, _ in points}) == len(points):
-        return ()
-    latest: dict[str, int] = {}
-    moments: list[Moment] = []
-    for host, at, code in sorted(points, key=lambda point: point[1]):
-        if latest.get(host) == code:
-            continue
-        latest[host] = code
-        moment = Moment(at, Counter(latest.values()))
-        if moments and moments[-1].at == at:
-            moments.pop()
-        moments.append(moment)
-    return tuple(moments)

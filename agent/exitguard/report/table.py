@@ -4,6 +4,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 
 from rich.console import RenderableType
@@ -11,29 +12,46 @@ from rich.text import Text
 
 from exitguard.model.documents import AuditReport
 from exitguard.model.finding import EXIT_COMPLIANT, EXIT_ERROR, EXIT_NOT_COMPLIANT, EXIT_UNKNOWN, Finding, SubjectKind, Verdict
-from exitguard.report.overview import ACTION_ORDER
 from exitguard.report.page import BAD, DOUBT, FAINT, GOOD, STRONG, WORST, Look, counted, hanging, heading, indented, listed, render
+from exitguard.report.result import HostResult
+from exitguard.report.steps import ACTION_ORDER
 from exitguard.report.table_domains import domains_section
 from exitguard.report.table_findings import findings_section
 from exitguard.report.table_host import host_section, unseen_section
-from exitguard.report.words import meaning
+from exitguard.report.words import label, meaning
 
 _MOST_FILES = 3
 
 
-def audit_table(report: AuditReport, look: Look, *, stale: bool = False) -> str:
-    """The report as a page. A `stale` one is too old to speak for the host now, and says so."""
-    return render(look, _parts(report, look, stale=stale))
+@dataclass(frozen=True)
+class Told:
+    """How a report is told: whether it is too old to speak for the host now, as of when, and which verdicts are listed (none: all)."""
+
+    stale: bool = False
+    at: datetime | None = None
+    only: tuple[Verdict, ...] = ()
 
 
-def _parts(report: AuditReport, look: Look, *, stale: bool) -> Iterator[RenderableType]:
-    yield _headline(report, look, stale=stale)
-    if stale:
-        yield look.own(f"This report is of {moment(report.observed_at)}: it does not speak for the host now. Run `exitguard audit`.", DOUBT)
+def audit_table(report: AuditReport, look: Look, told: Told = Told()) -> str:
+    """The report as a page. Lists are of the verdicts that were asked for; the answer and what to do next are of all."""
+    return render(look, _parts(report, look, told))
+
+
+def _parts(report: AuditReport, look: Look, told: Told) -> Iterator[RenderableType]:
+    listed_of = HostResult(report, told.stale, "").only(told.only).told
+    yield _headline(report, look, stale=told.stale)
+    if told.stale:
+        then = "then" if told.at is not None else "now. Run `exitguard audit`"
+        yield look.own(f"This report is of {moment(report.observed_at)}: it does not speak for the host {then}.", DOUBT)
+    if told.at is not None:
+        yield look.own(f"As of {moment(told.at)}.", FAINT)
+    if told.only:
+        words = ", ".join(label(each) for each in told.only)
+        yield look.own(f"Listed are only findings that are {words}, and the domains that they are about.", DOUBT)
     yield _circumstances(report, look)
     yield from host_section(report.host, report.savings, look)
-    yield from domains_section(report.domains, report.host.libvirt.listing, look)
-    yield from findings_section(report.findings, look)
+    yield from domains_section(listed_of.domains, report.host.libvirt.listing, look)
+    yield from findings_section(listed_of.findings, look, whole=not (told.stale or told.only))
     yield from unseen_section(report, look)
     yield from _next_section(report, look)
 

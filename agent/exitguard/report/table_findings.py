@@ -27,15 +27,18 @@ _SEVERITY_ORDER = tuple(Severity)
 SEVERITY_STYLES = {Severity.HIGH: WORST, Severity.MEDIUM: BAD, Severity.LOW: "", Severity.INFO: FAINT}
 
 
-def findings_section(findings: Sequence[Finding], look: Look) -> Iterator[RenderableType]:
-    """Every finding that is not well, grouped by verdict and rule, with its reason and the evidence that says most."""
+def findings_section(findings: Sequence[Finding], look: Look, *, whole: bool = True) -> Iterator[RenderableType]:
+    """Every finding that is not well, grouped by verdict and rule, with its reason and the evidence that says most.
+
+    `whole`: these are all, and of now; else nothing follows from there being no more.
+    """
     yield heading(look, "Findings")
     blocks = _blocks(findings)
     for block in blocks[:MOST_RULES]:
         yield from _block(block, look)
     if len(blocks) > MOST_RULES:
         yield indented(look.own(f"… and {len(blocks) - MOST_RULES:,} more rules, see --format json", DOUBT))
-    rest = _rest(findings, look, empty=not blocks)
+    rest = _rest(findings, look, empty=whole and not blocks)
     if rest.plain:
         yield indented(rest)
 
@@ -105,7 +108,7 @@ def _particulars(alike: Sequence[Finding], look: Look) -> list[tuple[str, Text]]
 def _rest(findings: Sequence[Finding], look: Look, *, empty: bool) -> Text:
     tally = Counter(finding.verdict for finding in findings)
     if not findings:
-        return look.own("no rule was judged", DOUBT)
+        return look.own("no rule was judged" if empty else "none", DOUBT)
     parts = [
         look.own(f"{tally[verdict]:,} {label(verdict)}", style)
         for verdict, style in ((Verdict.PASS, GOOD), (Verdict.NOT_APPLICABLE, FAINT))

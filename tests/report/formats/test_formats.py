@@ -194,6 +194,13 @@ def test_prometheus_tells_hosts_of_one_name_apart(written: Write, build: SimpleN
     assert len(set(lines)) == len(lines)
 
 
+def test_prometheus_tells_hosts_apart_whose_long_names_begin_alike(written: Write, build: SimpleNamespace) -> None:
+    hosts = [build.host(id=f"7f0c2a4e-0d51-4c6e-9b1f-2f1f5a3f9a1{number}", hostname=f"{'x' * 120}{number}") for number in range(3)]
+    text = written(PrometheusWriter, [HostResult(build.report(host_report=host), stale=False, source="a") for host in hosts])
+    lines = [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert len(set(lines)) == len(lines)
+
+
 def test_prometheus_of_several_hosts_has_a_series_a_host_and_sums(written: Write, hosts: list[HostResult]) -> None:
     found = samples(written(PrometheusWriter, hosts))
     assert sum(name == "exitguard_compliance_exit_code" for name, _ in found) == 2

@@ -39,6 +39,7 @@ COLUMNS = (
     "next_action",
     "owner",
     "project",
+    "evidence",
 )
 _OF_A_DOMAIN = 6
 
@@ -53,7 +54,7 @@ class CsvWriter:
         yield csv_lines([COLUMNS], self._look, end="\r\n")
 
     def host(self, result: HostResult) -> Iterator[str]:
-        report = result.report
+        report = result.told
         head = (
             format_rfc3339(report.observed_at),
             report.host.id,
@@ -64,13 +65,18 @@ class CsvWriter:
             report.host.kernel.state,
         )
         domains = {domain.uuid: domain for domain in report.domains}
-        rows = [(*head, *_finding(finding), *_domain(_about(finding, domains))) for finding in report.findings]
+        rows = [(*head, *_finding(finding), *_domain(_about(finding, domains)), _evidence(finding)) for finding in report.findings]
         nothing = (*head, *(None,) * (len(COLUMNS) - len(head)))
         yield csv_lines(rows or [nothing], self._look, end="\r\n")
 
     def end(self, overview: Overview) -> Iterator[str]:
-        del overview  # a row is a finding: sums are the spreadsheet's
-        yield from ()
+        # A row is a finding: sums are the spreadsheet's. What could not be read is a row that says so.
+        place = COLUMNS.index("reason")
+        rows = [
+            tuple("error" if column == "host_state" else sentence if number == place else None for number, column in enumerate(COLUMNS))
+            for sentence in overview.unread
+        ]
+        yield csv_lines(rows, self._look, end="\r\n")
 
 
 def _about(finding: Finding, domains: Mapping[str, DomainReport]) -> DomainReport | None:
@@ -90,6 +96,10 @@ def _finding(finding: Finding) -> tuple[str | None, ...]:
         finding.remedy,
         finding.waiver,
     )
+
+
+def _evidence(finding: Finding) -> str:
+    return "; ".join(f"{each.source}: {each.value}" for each in finding.evidence)
 
 
 def _domain(domain: DomainReport | None) -> tuple[str | None, ...]:

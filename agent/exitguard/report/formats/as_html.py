@@ -15,16 +15,16 @@ from markupsafe import Markup
 from exitguard import __version__
 from exitguard.model.finding import Verdict
 from exitguard.model.pmu import ChainState
-from exitguard.report.amounts import amount
+from exitguard.report.amounts import amount, pays
 from exitguard.report.formats.writer import Setting
 from exitguard.report.html_page.charts import Bar, bar, over_time
 from exitguard.report.html_page.details import Details
-from exitguard.report.overview import WORST_FIRST, Overview, standing_words, worth_of
+from exitguard.report.overview import WORST_FIRST, Overview, standing_words
 from exitguard.report.page import counted
 from exitguard.report.result import HostResult
 from exitguard.report.states import state_word
 from exitguard.report.text import visible
-from exitguard.report.words import label, meaning
+from exitguard.report.words import label
 
 _MOST_PROBLEMS, _MOST_GROUPS, _MOST_MOMENTS = 200, 200, 200
 _LIMIT_CHARACTERS = 400
@@ -99,7 +99,7 @@ def _content(overview: Overview, setting: Setting) -> dict[str, Any]:
         "kind": _KINDS[overview.exit_code],
         "counts": [(overview.by_exit_code[code], state_word(code), _KINDS[code]) for code in WORST_FIRST if overview.by_exit_code[code]],
         "cost": _cost(overview),
-        "steps": [(step, meaning(step.action), worth_of(step)) for step in overview.steps],
+        "steps": overview.steps,
         "hosts_by_state": _bars(
             [(state_word(code), overview.by_exit_code[code], _KINDS[code]) for code in WORST_FIRST], len(overview.hosts)
         ),
@@ -112,6 +112,7 @@ def _content(overview: Overview, setting: Setting) -> dict[str, Any]:
         "moments": [(each.at, [each.by_exit_code.get(code, 0) for code in WORST_FIRST]) for each in history[-_MOST_MOMENTS:]],
         "states": [state_word(code) for code in WORST_FIRST],
         "problems": [(each, _VERDICT_KINDS[each.verdict], setting.rules.get(each.rule)) for each in overview.problems[:_MOST_PROBLEMS]],
+        "waived": overview.by_verdict[Verdict.WAIVED],
         "more_problems": max(0, len(overview.problems) - _MOST_PROBLEMS),
         "groups": overview.groups[:_MOST_GROUPS] if setting.group_by is not None else [],
         "more_groups": max(0, len(overview.groups) - _MOST_GROUPS),
@@ -130,15 +131,19 @@ def _cost(overview: Overview) -> list[tuple[str, str]]:
     if not overview.accounted:
         return [("Savings", "not known: no host has a ledger (`exitguard daemon` keeps one)")]
     rows = [
+        ("Wasted now", f"{amount(overview.available, overview.available_cores)}: what doing all of it would free"),
         ("Saved now", amount(overview.saved, overview.saved_cores)),
-        ("Still available", amount(overview.available, overview.available_cores)),
+        ("The agents use", f"{overview.own_cycles:,.0f} cycles/s"),
+        ("Does it pay", pays(overview.worthwhile)),
     ]
     if overview.unquantified_available_skips:
         rows.append(
             ("Beyond that", f"what up to {overview.unquantified_available_skips:,.0f} exits a second would save is not known in cycles")
         )
     if overview.accounted < len(overview.hosts):
-        rows.append(("Seen on", f"{overview.accounted:,} of {counted(len(overview.hosts), 'host')}: the others have no ledger"))
+        rows.append(
+            ("Seen on", f"{overview.accounted:,} of {counted(len(overview.hosts), 'host')}: the others have no ledger, or a stale one")
+        )
     return rows
 
 

@@ -58,8 +58,12 @@ class JsonWriter:
 
     def end(self, overview: Overview) -> Iterator[str]:
         if self._first is not None and not self._written:
-            yield json_text(self._first.report)
-            return
+            if not overview.unread:
+                yield json_text(self._first.told)
+                return
+            # What could not be read has a place in the list alone.
+            yield self._opening()
+            yield from self._entry(self._first)
         if not self._written:
             yield self._opening()
         yield f'\n], "summary": {json_line(_summary(overview))}}}\n'
@@ -68,7 +72,7 @@ class JsonWriter:
         return f'{{"schema_version": 1, "generated_at": "{format_rfc3339(self._setting.generated_at)}", "reports": ['
 
     def _entry(self, result: HostResult) -> Iterator[str]:
-        yield f"{',' if self._written else ''}\n{json_line(result.report)}"
+        yield f"{',' if self._written else ''}\n{json_line(result.told)}"
         self._written += 1
 
 

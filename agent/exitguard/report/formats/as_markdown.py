@@ -6,14 +6,14 @@ Every text from outside stands in a code span, in which nothing acts.
 from collections.abc import Iterator
 
 from exitguard.model.finding import Verdict
-from exitguard.report.amounts import amount
+from exitguard.report.amounts import amount, pays
 from exitguard.report.cells import markdown_code, markdown_rows
 from exitguard.report.formats.writer import Setting
-from exitguard.report.overview import WORST_FIRST, Overview, Problem, worth_of
+from exitguard.report.overview import WORST_FIRST, Overview, Problem
 from exitguard.report.page import Look, counted
 from exitguard.report.result import HostResult
 from exitguard.report.states import state_word
-from exitguard.report.words import label, meaning
+from exitguard.report.words import label
 
 _MOST_PROBLEMS, _MOST_GROUPS, _MOST_HOSTS, _MOST_EVIDENCE = 50, 100, 200, 6
 
@@ -52,10 +52,13 @@ def _summary(overview: Overview, setting: Setting) -> Iterator[str]:
     yield f"{counted(len(overview.hosts), 'host')}: {counts or 'none'}; {counted(overview.domains, 'domain')}{when}.\n"
     if overview.stale:
         yield f"**{counted(overview.stale, 'host')} stale**: looked at more than a day before, and no pass.\n"
+    if overview.by_verdict[Verdict.WAIVED]:
+        yield f"{counted(overview.by_verdict[Verdict.WAIVED], 'failure')} waived.\n"
     for sentence in overview.unread:
         yield f"- **not readable**: {markdown_code(sentence, setting.look)}\n"
     if overview.accounted:
-        yield f"\nSaved: {amount(overview.saved, None)}; available: {amount(overview.available, None)}.\n"
+        yield f"\nSaved now: {amount(overview.saved, None)}; wasted now: {amount(overview.available, None)}; "
+        yield f"the agents use {overview.own_cycles:,.0f} cycles/s; {pays(overview.worthwhile)}.\n"
 
 
 def _steps(overview: Overview, look: Look) -> Iterator[str]:
@@ -63,8 +66,9 @@ def _steps(overview: Overview, look: Look) -> Iterator[str]:
     for number, step in enumerate(overview.steps, start=1):
         hosts = ", ".join(markdown_code(name, look) for name in step.hosts[:3])
         more = f" and {step.host_count - 3:,} more" if step.host_count > 3 else ""  # noqa: PLR2004 - those that are named
-        domains = counted(step.domains, "domain")
-        yield f"{number}. {_own(meaning(step.action))} {domains} on {counted(step.host_count, 'host')}: {hosts}{more}. {worth_of(step)}\n"
+        where = f" {step.where}: {hosts}{more}." if step.host_count else ""
+        command = f" `{step.command}`" if step.command else ""
+        yield f"{number}. {_own(step.sentence)}{where}{f' {step.worth}' if step.worth else ''}{command}\n"
     if not overview.steps:
         yield "Nothing.\n"
 

@@ -29,6 +29,11 @@ def nagios_exit_code(overview: Overview) -> int:
     return WARNING if overview.exit_code == EXIT_NOT_COMPLIANT else OK
 
 
+def unknown_line(reason: str) -> str:
+    """What is told where there is nothing to tell of."""
+    return f"EXITGUARD {_WORDS[UNKNOWN]} - {_text(reason)}\n"
+
+
 class NagiosWriter:
     """All of it at the end: the first line is the answer."""
 
@@ -67,6 +72,8 @@ def _sentence(overview: Overview) -> str:
         said = f"{counted(len(overview.hosts), 'host')}: {counts or 'none'}"
     failing = overview.by_verdict[Verdict.FAIL]
     parts = [said, counted(failing, "check fails", "checks fail")]
+    if overview.by_verdict[Verdict.WAIVED]:
+        parts.append(f"{overview.by_verdict[Verdict.WAIVED]:,} waived")
     if overview.by_verdict[Verdict.UNKNOWN]:
         parts.append(f"{overview.by_verdict[Verdict.UNKNOWN]:,} undecided")
     if overview.stale:

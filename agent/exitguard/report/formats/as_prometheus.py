@@ -50,12 +50,12 @@ class PrometheusWriter:
         for finding in result.report.findings:
             for verdict in Verdict:
                 counts.setdefault((finding.rule, verdict), 0)
-            counts[finding.rule, finding.verdict] += 1
+            counts[finding.rule, result.verdict_now(finding.verdict)] += 1
         self._findings.append(counts)
         yield from ()
 
     def end(self, overview: Overview) -> Iterator[str]:
-        several = len(overview.hosts) != 1
+        several = len(overview.hosts) != 1 or bool(overview.unread)
         for family in _of_hosts(overview.hosts, self._findings, several=several):
             yield family.text()
         if several:
@@ -73,10 +73,11 @@ def _of_hosts(hosts: list[HostLine], findings: list[dict[tuple[str, Verdict], in
     observed = _Family("exitguard_last_observation_timestamp_seconds", "When the host was last observed.")
     saved = _Family("exitguard_saved_cycles_per_second", "Cycles saved in the last hours of the ledger; absent where unquantified.")
     available = _Family("exitguard_available_cycles_per_second", "Cycles that the whole chain would save more; absent where unquantified.")
-    names = Counter(host.name for host in hosts)
-    for host, counts in zip(hosts, findings, strict=True):
-        # One name may be that of several hosts, and a series may be there only once.
-        of: Labels = (("host", host.name if names[host.name] == 1 else f"{host.name} {host.id}"),) if several else ()
+    shown = [_label(host.name) for host in hosts]
+    names = Counter(shown)
+    for host, name, counts in zip(hosts, shown, findings, strict=True):
+        # One name may be that of several hosts, by itself or once it is cut; and a series may be there only once.
+        of: Labels = (("host", host.name if names[name] == 1 else f"{host.id} {host.name}"),) if several else ()
         counted.samples += [((*of, ("rule", rule), ("verdict", verdict)), count) for (rule, verdict), count in sorted(counts.items())]
         domains.samples += [((*of, ("chain_state", state)), host.by_chain.get(state, 0)) for state in ChainState]
         kernel.samples.append(((*of, ("state", host.kernel_state), ("release", host.kernel_release or "")), 1))

@@ -49,7 +49,7 @@ class SarifWriter:
             at = f"{result.report.observed_at:%Y-%m-%d %H:%M} UTC"
             self._notify(f"{result.name}: stale: looked at {at}, more than a day before; it does not speak for the host now", "warning")
         made = []
-        for finding in result.report.findings:
+        for finding in result.told.findings:
             self._severities.setdefault(finding.rule, finding.severity)
             index = self._rules.setdefault(finding.rule, len(self._rules))
             if finding.verdict is Verdict.ERROR:

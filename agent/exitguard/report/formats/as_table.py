@@ -6,7 +6,7 @@ from exitguard.report.fleet_table import fleet_table
 from exitguard.report.formats.writer import Setting
 from exitguard.report.overview import Overview
 from exitguard.report.result import HostResult
-from exitguard.report.table import audit_table
+from exitguard.report.table import Told, audit_table
 
 
 class TableWriter:
@@ -26,6 +26,7 @@ class TableWriter:
     def end(self, overview: Overview) -> Iterator[str]:
         alone = len(overview.hosts) == 1 and not overview.unread and self._setting.group_by is None
         if alone and self._first is not None:
-            yield audit_table(self._first.report, self._setting.look, stale=self._first.stale)
+            first, setting = self._first, self._setting
+            yield audit_table(first.report, setting.look, Told(first.stale, setting.at, setting.only))
         else:
             yield fleet_table(overview, self._setting)

@@ -7,7 +7,7 @@ from datetime import datetime
 from markupsafe import Markup
 
 from exitguard.model.finding import EXIT_COMPLIANT, EXIT_ERROR, EXIT_NOT_COMPLIANT, EXIT_UNKNOWN
-from exitguard.report.overview import Moment
+from exitguard.report.history import Moment
 
 _WIDTH, _HEIGHT = 240, 14
 _CHART_WIDTH, _CHART_HEIGHT = 720, 120

@@ -44,7 +44,7 @@ class Details:
     def add(self, result: HostResult) -> None:
         """One more host."""
         self._hosts.append(
-            ([self._finding(each, result) for each in result.report.findings], [self._domain(each) for each in result.report.domains])
+            ([self._finding(each, result) for each in result.told.findings], [self._domain(each) for each in result.told.domains])
         )
 
     def encoded(self) -> str:
@@ -63,7 +63,7 @@ class Details:
         code = result.code_of(finding.evidence)
         return (
             self._text(finding.rule),
-            self._text(label(finding.verdict)),
+            self._text("passed then" if result.verdict_now(finding.verdict) is not finding.verdict else label(finding.verdict)),
             self._text(finding.severity),
             self._text(finding.subject.name or finding.subject.id),
             self._text(finding.reason),

@@ -30,7 +30,7 @@
     for (const [name, value, note] of rows) {
       const row = element("div");
       const cell = element("dd");
-      cell.append(element("span", value));
+      cell.append(element("bdi", value));
       if (note) cell.append(" ", element("span", note, "note"));
       row.append(element("dt", name), cell);
       list.append(row);
@@ -44,7 +44,7 @@
     return box;
   };
 
-  const kinds = { pass: "good", fail: "bad", unknown: "doubt", error: "worst" };
+  const kinds = { pass: "good", fail: "bad", unknown: "doubt", "passed then": "doubt", error: "worst" };
 
   const unfold = (data, number) => {
     const text = (place) => (place < 0 ? "" : data.texts[place]);
@@ -56,7 +56,7 @@
     for (const [rule, verdict, severity, subject, reason, seen, remedy, waiver, since, title, code] of findings) {
       const item = element("li");
       const name = text(verdict);
-      item.append(element("span", name, `chip ${kinds[name] || "calm"}`), " ", element("code", text(rule)), " ", element("bdi", text(subject)), ": ", text(reason));
+      item.append(element("span", name, `chip ${kinds[name] || "calm"}`), " ", element("code", text(rule)), " ", element("bdi", text(subject)), ": ", element("bdi", text(reason)));
       const facts = [["severity", text(severity)], ["since", text(since)], ["remedy", text(remedy)], ["waiver", text(waiver)]].filter(([, value]) => value);
       const box = element("div");
       if (title >= 0) box.append(element("p", text(title)));
@@ -69,7 +69,9 @@
     const guests = element("ul");
     for (const [name, uuid, chain, reason, persistent, live, action, owner, links, seen] of domains) {
       const item = element("li");
-      item.append(element("strong", text(name)), ` ${text(chain)}: ${text(reason)}`);
+      const bold = element("strong");
+      bold.append(element("bdi", text(name)));
+      item.append(bold, ` ${text(chain)}: `, element("bdi", text(reason)));
       const box = element("div");
       box.append(pairs([["next", text(action)], ["PMU", `${text(persistent)} as defined, ${text(live)} in this run`], ["owner", text(owner)], ["uuid", text(uuid)]]));
       box.append(element("h4", "The chain"), pairs(data.links[links].map(([link, holds, why]) => [text(link), text(holds), text(why)])));
@@ -113,7 +115,7 @@
     }
     let count = 0;
     hosts.forEach((host, place) => {
-      const fits = (!state.value || host.dataset.state === state.value) && (!wanted || words[place].includes(wanted));
+      const fits = (!state.value || host.dataset.state === state.value || (state.value === "stale" && host.dataset.stale !== undefined)) && (!wanted || words[place].includes(wanted));
       host.hidden = !fits;
       count += fits;
     });
