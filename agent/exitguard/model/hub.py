@@ -1,13 +1,11 @@
 """What a hub knows of its fleet, and who may ask it: the records of its answers."""
 
 from enum import StrEnum
-from typing import Annotated
 
-from pydantic import Field, JsonValue
+from pydantic import JsonValue
 
 from exitguard.model.documents import Summary
 from exitguard.model.finding import Severity, SubjectKind, Verdict
-from exitguard.model.push import MOST_NAME_CHARACTERS, Uuid
 from exitguard.model.record import Record
 from exitguard.model.time import UtcTime
 
@@ -149,18 +147,22 @@ class LogEntry(Record):
     detail: str
 
 
-class NewToken(Record):
-    """A secret that is told once, and kept by nobody but whom it is for."""
+class EventPage(Record):
+    """The oldest first; ask again from the last one's received_at on."""
 
-    name: str
-    token: str
-    expires_at: UtcTime
+    events: tuple[FindingEvent, ...]
 
 
-class Revocation(Record):
-    """Shut a host out: its keys no longer count. What it said stays."""
+class GapPage(Record):
+    """The oldest first; ask again from the last one's received_at on."""
 
-    host_id: Uuid
+    gaps: tuple[HubGap, ...]
+
+
+class LogPage(Record):
+    """The newest first."""
+
+    entries: tuple[LogEntry, ...]
 
 
 class Revoked(Record):
@@ -177,4 +179,4 @@ class Refused(Record):
 
 
 class Health(Record):
-    status: Annotated[str, Field(max_length=MOST_NAME_CHARACTERS)]
+    status: str

@@ -54,10 +54,14 @@ def read_log(connection: Connection, limit: int, host_id: str | None = None) -> 
 # --- enrolment ----------------------------------------------------------------------------------------------------------------------
 
 
-def add_enrolment(connection: Connection, *, secret_sha256: str, name: str, now: datetime, expires_at: datetime, hosts: int) -> None:
+def add_enrolment(connection: Connection, *, secret_sha256: str, name: str, now: datetime, expires_at: datetime, hosts: int) -> bool:
+    """Whether the name was free."""
+    if connection.execute(select(enrolment.c.name).where(enrolment.c.name == name)).one_or_none() is not None:
+        return False
     values = {"created_at": to_microseconds(now), "expires_at": to_microseconds(expires_at), "hosts_left": hosts}
     connection.execute(insert(enrolment).values(secret_sha256=secret_sha256, name=name, **values))
     write_log(connection, now, "console", "enrolment.created", detail=f"{name}: {hosts} hosts until {expires_at:%Y-%m-%d %H:%M} UTC")
+    return True
 
 
 def revoke_enrolment(connection: Connection, name: str, now: datetime) -> bool:

@@ -195,7 +195,7 @@ enrolment = Table(
     "enrolment",
     metadata,
     Column("secret_sha256", Text, primary_key=True),
-    #: The first characters, by which an operator names it.
+    #: By which an operator revokes it.
     Column("name", Text, nullable=False, unique=True),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
