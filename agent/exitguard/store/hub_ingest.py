@@ -8,7 +8,7 @@ change nothing: the host's row is locked, and what is not beyond its number was 
 import zlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Table, delete, select, update
@@ -98,10 +98,13 @@ class _Taking:
         self._batch = batch
         self._host_id = batch.host_id
         self._received_at = to_microseconds(received_at)
+        self._clock_ahead = (batch.sent_at - received_at) // timedelta(microseconds=1)
         self._today = day_of(received_at)
 
     def take(self, prepared: Sequence[Prepared]) -> PushAnswer:
         before = self._locked_host()
+        # Replicas' clocks differ, and this batch may have waited for another: what is taken later was not received earlier.
+        self._received_at = max(self._received_at, before["received_at"] or 0)
         taken_seq = self._last_seq(before)
         fresh = [each for each in prepared if each.record.seq > taken_seq]
         told = [each for each in self._batch.gaps if each.last_seq > taken_seq]
@@ -123,7 +126,7 @@ class _Taking:
             else:
                 self._take_record(state, item)
             taken_seq = max(taken_seq, last)
-        self._write(state, before, taken_seq)
+        self._write(state, taken_seq)
         return PushAnswer(
             spool_epoch=self._batch.spool_epoch, acknowledged_seq=taken_seq, send_in_full=tuple(unknown), refused=tuple(state.refused)
         )
@@ -268,7 +271,7 @@ class _Taking:
 
     # --- writing ------------------------------------------------------------------------------------------------------------------
 
-    def _write(self, state: _Batch, before: RowMapping, taken_seq: int) -> None:
+    def _write(self, state: _Batch, taken_seq: int) -> None:
         add, connection = self._database.add_rows, self._connection
         self._write_documents(state)
         self._write_standings(state)
@@ -284,8 +287,8 @@ class _Taking:
             "spool_epoch": self._batch.spool_epoch,
             "last_seq": taken_seq,
             "position": state.position,
-            "received_at": max(self._received_at, before["received_at"] or 0),
-            "clock_ahead_microseconds": to_microseconds(self._batch.sent_at) - self._received_at,
+            "received_at": self._received_at,
+            "clock_ahead_microseconds": self._clock_ahead,
         }
         for kind, now in state.standings.items():
             values |= {
