@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Table, delete, select, update
+from sqlalchemy import Connection, RowMapping, Table, bindparam, delete, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -37,6 +37,17 @@ _FINDING_KEY = ("rule", "subject_kind", "subject_id", "ordinal")
 _FINDING_REST = ("subject_name", "severity", "verdict", "reason", "since")
 _EVENT = tuple(column.name for column in finding_event.columns)
 
+#: What a host that has not changed costs, made once: to put together a statement takes longer than to execute it.
+_THE_HOST = select(host).where(host.c.host_id == bindparam("of_host")).with_for_update()
+_EXTEND = (
+    update(standing)
+    .where(standing.c.host_id == bindparam("of_host"), standing.c.day == bindparam("of_day"))
+    .where(standing.c.kind == bindparam("of_kind"), standing.c.position == bindparam("at_position"))
+    .values(last_at=bindparam("until"), received_at=bindparam("heard_at"))
+)
+_HEARD_COLUMNS = ("spool_epoch", "last_seq", "position", "received_at", "clock_ahead_microseconds", "observed_at")
+_HEARD = update(host).where(host.c.host_id == bindparam("of_host")).values({name: bindparam(f"now_{name}") for name in _HEARD_COLUMNS})
+
 
 class UnknownHost(StoreError):  # noqa: N818 - nobody's error
     """No such host was let in."""
@@ -60,6 +71,8 @@ class _Batch:
     """What a transaction has taken so far, and has yet to write."""
 
     position: int
+    #: Of the newest report before this batch.
+    observed_at: int | None
     standings: dict[PushKind, _Standing]
     documents: dict[str, tuple[PushKind, bytes]] = field(default_factory=dict)
     ended: list[tuple[PushKind, _Standing]] = field(default_factory=list)
@@ -110,7 +123,7 @@ class _Taking:
         told = [each for each in self._batch.gaps if each.last_seq > taken_seq]
         unknown = self._unknown(fresh, before)
         end = unknown[0] if unknown else None
-        state = _Batch(before["position"], _standings_of(before))
+        state = _Batch(before["position"], before["observed_at"], _standings_of(before))
         items: list[SpoolGap | Prepared] = [*fresh, *told]
         for item in sorted(items, key=lambda each: _numbers(each)[1]):
             first, last = _numbers(item)
@@ -134,7 +147,7 @@ class _Taking:
     # --- what is there ------------------------------------------------------------------------------------------------------------
 
     def _locked_host(self) -> RowMapping:
-        row = self._connection.execute(select(host).where(host.c.host_id == self._host_id).with_for_update()).mappings().one_or_none()
+        row = self._connection.execute(_THE_HOST, {"of_host": self._host_id}).mappings().one_or_none()
         if row is None:
             raise UnknownHost(f"host {self._host_id}: is not known. Expected one that was let in.", reason="unknown host")
         return row
@@ -283,25 +296,23 @@ class _Taking:
             add(connection, "samples", tuple(column.name for column in samples.columns), state.samples)
         self._database.replace_rows(connection, ledger, list(state.ledger.values()), newer="revision")
         self._database.replace_rows(connection, gap, list(state.gaps.values()), newer="dropped")
-        values: dict[str, Any] = {
+        report = state.standings.get(PushKind.REPORT)
+        heard = {
             "spool_epoch": self._batch.spool_epoch,
             "last_seq": taken_seq,
             "position": state.position,
             "received_at": self._received_at,
             "clock_ahead_microseconds": self._clock_ahead,
+            "observed_at": report.last_at if report is not None and report.changed else state.observed_at,
         }
+        connection.execute(_HEARD, {"of_host": self._host_id, **{f"now_{name}": value for name, value in heard.items()}})
+        values: dict[str, Any] = {} if state.report is None else _told_of(state.report)
         for kind, now in state.standings.items():
-            values |= {
-                f"{kind}_sha256": now.sha256,
-                f"{kind}_day": now.day,
-                f"{kind}_position": now.position,
-                f"{kind}_begun_at": now.begun_at,
-            }
-            if kind is PushKind.REPORT and now.changed:
-                values["observed_at"] = now.last_at
-        if state.report is not None:
-            values |= _told_of(state.report)
-        connection.execute(update(host).where(host.c.host_id == self._host_id).values(values))
+            if not now.is_stored:
+                told = {"sha256": now.sha256, "day": now.day, "position": now.position, "begun_at": now.begun_at}
+                values |= {f"{kind}_{name}": value for name, value in told.items()}
+        if values:
+            connection.execute(update(host).where(host.c.host_id == self._host_id).values(values))
 
     def _write_documents(self, state: _Batch) -> None:
         """Those that are new; what was said before is said today again."""
@@ -320,12 +331,20 @@ class _Taking:
     def _write_standings(self, state: _Batch) -> None:
         current = [(kind, now) for kind, now in state.standings.items() if now.changed]
         touched = [(kind, now) for kind, now in [*state.ended, *current] if now.changed]
-        for kind, now in touched:
-            if now.is_stored:
-                row = (standing.c.host_id == self._host_id) & (standing.c.day == now.day)
-                row &= (standing.c.kind == kind) & (standing.c.position == now.position)
-                values = {"last_at": now.last_at, "received_at": self._received_at}
-                self._connection.execute(update(standing).where(row).values(values))
+        extended = [
+            {
+                "of_host": self._host_id,
+                "of_day": now.day,
+                "of_kind": str(kind),
+                "at_position": now.position,
+                "until": now.last_at,
+                "heard_at": self._received_at,
+            }
+            for kind, now in touched
+            if now.is_stored
+        ]
+        if extended:
+            self._connection.execute(_EXTEND, extended)
         new = [
             (self._host_id, now.day, str(kind), now.position, now.sha256, now.begun_at, now.last_at, self._received_at)
             for kind, now in touched
