@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -29,8 +30,13 @@ def _programs() -> Path | None:
 
 @dataclass
 class Cluster:
+    """It may be killed and started again."""
+
     directory: Path
+    programs: Path
+    account: pwd.struct_passwd | None
     _numbers: Iterator[int] = field(default_factory=count)
+    _server: "subprocess.Popen[bytes] | None" = None
 
     def url(self, database: str) -> str:
         return f"postgresql://postgres@/{database}?host={self.directory}"
@@ -42,6 +48,45 @@ class Cluster:
             connection.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
+    def initialise(self) -> None:
+        if self.account is not None:
+            os.chown(self.directory, self.account.pw_uid, self.account.pw_gid)
+        words = ["-D", str(self.directory / "data"), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N"]
+        subprocess.run([str(self.programs / "initdb"), *words], check=True, capture_output=True, cwd=self.directory, **self._owner)
+
+    def start(self) -> None:
+        """Start the server, and wait until it takes connections; after a kill it recovers first."""
+        log = self.directory / "log"
+        settings = ("listen_addresses=", f"unix_socket_directories={self.directory}", "max_connections=60", "shared_buffers=64MB")
+        words = ["-D", str(self.directory / "data"), *(word for setting in settings for word in ("-c", setting))]
+        with log.open("ab") as output:
+            self._server = subprocess.Popen(
+                [str(self.programs / "postgres"), *words], stdout=output, stderr=output, cwd=self.directory, **self._owner
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                psycopg.connect(self.url("postgres"), connect_timeout=2).close()
+            except psycopg.OperationalError:
+                if self._server.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"PostgreSQL did not start: {log.read_text()[-2000:]}") from None
+                time.sleep(0.05)
+            else:
+                return
+
+    def end(self) -> None:
+        """At once (SIGQUIT), without a word to the disk: what was committed has to be found again by recovery."""
+        if self._server is not None:
+            self._server.send_signal(signal.SIGQUIT)
+            self._server.wait(_START_SECONDS)
+
+    @property
+    def _owner(self) -> dict[str, Any]:
+        """PostgreSQL does not run as root."""
+        if self.account is None:
+            return {}
+        return {"user": self.account.pw_uid, "group": self.account.pw_gid, "extra_groups": []}
+
 
 @contextmanager
 def running_cluster() -> Iterator[Cluster]:
@@ -49,29 +94,17 @@ def running_cluster() -> Iterator[Cluster]:
     programs = _programs()
     if programs is None:
         pytest.skip("PostgreSQL 15 or newer is not installed")
-    with tempfile.TemporaryDirectory(prefix="exitguard-pg-") as made:
-        directory = Path(made)
-        account = _account()
-        owner = {} if account is None else {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-        if account is not None:
-            os.chown(directory, account.pw_uid, account.pw_gid)
-        data, log = directory / "data", directory / "log"
-        words = [str(programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N"]
-        subprocess.run(words, check=True, capture_output=True, cwd=directory, **owner)
-        settings = ("listen_addresses=", f"unix_socket_directories={directory}", "max_connections=60", "shared_buffers=64MB")
-        words = [str(programs / "postgres"), "-D", str(data), *(word for setting in settings for word in ("-c", setting))]
-        with log.open("wb") as output, subprocess.Popen(words, stdout=output, stderr=output, cwd=directory, **owner) as server:
-            try:
-                cluster = Cluster(directory)
-                _wait_for(cluster, server, log)
-                yield cluster
-            finally:
-                server.send_signal(signal.SIGQUIT)  # at once: nobody reads it again
-                server.wait(_START_SECONDS)
+    with tempfile.TemporaryDirectory(prefix="exitguard-pg-") as directory:
+        cluster = Cluster(Path(directory), programs, _account())
+        cluster.initialise()
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.end()
 
 
 def _account() -> pwd.struct_passwd | None:
-    """PostgreSQL does not run as root."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -80,16 +113,3 @@ def _account() -> pwd.struct_passwd | None:
         except KeyError:
             continue
     pytest.skip("root has no user postgres or nobody to run PostgreSQL as")
-
-
-def _wait_for(cluster: Cluster, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            psycopg.connect(cluster.url("postgres"), connect_timeout=2).close()
-        except psycopg.OperationalError:
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"PostgreSQL did not start: {log.read_text()[-2000:]}") from None
-            time.sleep(0.05)
-        else:
-            return

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from exitguard.model.hub import LogEntry, Role
 from exitguard.model.push import Enrolment, NewKey
@@ -19,6 +19,8 @@ from exitguard.store.hub_tables import audit_log, enrolment, host, host_key, ope
 #: A host that is given one key after the other has them all; so few are enough to change keys.
 MOST_KEYS = 4
 _LIMIT_DETAIL_CHARACTERS = 500
+#: Asked with every call of a host.
+_THE_KEY = select(host_key).where(host_key.c.host_id == bindparam("of_host"), host_key.c.key_id == bindparam("of_key"))
 
 
 @dataclass(frozen=True)
@@ -181,8 +183,7 @@ def operator_of_token(connection: Connection, token_id: str, secret_sha256: str,
 
 
 def _key(connection: Connection, host_id: str, key_id: str) -> Any:
-    chosen = select(host_key).where(host_key.c.host_id == host_id, host_key.c.key_id == key_id)
-    return connection.execute(chosen).mappings().one_or_none()
+    return connection.execute(_THE_KEY, {"of_host": host_id, "of_key": key_id}).mappings().one_or_none()
 
 
 def _add_key(connection: Connection, host_id: str, key: NewKey, at: int) -> None:
