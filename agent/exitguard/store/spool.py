@@ -56,7 +56,7 @@ from exitguard.store.tables import (
 )
 
 #: What one transaction takes in.
-_OBSERVATIONS_A_TURN, _SAMPLES_A_TURN = 10, 100
+_OBSERVATIONS_A_TURN, _SAMPLES_A_TURN = 2, 100
 #: A batch is sent before it is larger, unless one record alone is.
 _BATCH_BYTES = 4 << 20
 #: What a batch is beside its payloads.
