@@ -11,7 +11,7 @@ say() { printf '%s\n' "$*" >&2; }
 
 case ${1:-} in
     host) extras=(--extra host) ;;
-    dev) extras=(--extra host --extra openstack --extra dev) ;;
+    dev) extras=(--extra host --extra hub --extra openstack --extra dev) ;;
     *) say "usage: $0 host|dev" && exit 64 ;;
 esac
 

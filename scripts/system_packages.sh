@@ -22,6 +22,11 @@ has_libvirt_daemon() { command -v libvirtd >/dev/null || command -v virtqemud >/
 has_libvirt_qemu_driver() { compgen -G '/usr/lib*/libvirt/connection-driver/libvirt_driver_qemu.so' >/dev/null ||
     compgen -G '/usr/lib/*/libvirt/connection-driver/libvirt_driver_qemu.so' >/dev/null; }
 
+has_postgresql() { command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
+
+# Debian makes a cluster and starts it as soon as PostgreSQL is installed, unless this file says no. The tests make their own.
+readonly no_cluster=/etc/postgresql-common/createcluster.d/exitguard-tests.conf
+
 has_qemu() { command -v qemu-system-x86_64 >/dev/null || [ -x /usr/libexec/qemu-kvm ]; }
 
 missing_for_build() { # one "Debian package|EL9 package" a line
@@ -46,6 +51,8 @@ missing_for_test() {
     has_qemu || echo 'qemu-system-x86|qemu-kvm-core'
     command -v virsh >/dev/null || echo 'libvirt-clients|libvirt-client'
     command -v rpm >/dev/null || echo 'rpm|rpm'
+    # A hub's database: the tests start a cluster of their own.
+    has_postgresql || echo 'postgresql|postgresql-server'
     # What kernels are compiled and packed with: the tests make images of their own.
     command -v clang >/dev/null || echo 'clang|clang'
     command -v pahole >/dev/null || echo 'pahole|dwarves'
@@ -118,6 +125,10 @@ install_with_apt() {
     if [[ " ${packages[*]} " == *' openssh-server '* ]]; then
         "${no_sshd_service[@]}"
         say "sshd is for the tests alone: where this machine is to serve SSH, remove /etc/ssh/sshd_not_to_be_run and start it."
+    fi
+    if [[ " ${packages[*]} " == *' postgresql '* ]]; then
+        mkdir -p "${no_cluster%/*}"
+        echo 'create_main_cluster = false' >"$no_cluster"
     fi
     apt_update || say "The package lists could not be refreshed; trying with those that are here."
     # needrestart must not restart a hypervisor's services because a compiler was installed.

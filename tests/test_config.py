@@ -42,6 +42,12 @@ ledger_hours_retention_days: 40
 database_limit_mib: 64
 metrics_listen: 127.0.0.1:9478
 metrics_textfile: /srv/textfile/exitguard.prom
+hub_url: https://hub.example.org:8443
+hub_key_file: /etc/exitguard/hub-key
+hub_enrolment_file: /etc/exitguard/enrolment
+hub_ca_file: /etc/ssl/site.pem
+push_interval_seconds: 30
+spool_limit_mib: 128
 """
 SAMPLE = Path(__file__).parent.parent / "deploy/config.yaml"
 
@@ -96,10 +102,16 @@ def test_every_setting_can_be_given_in_the_file(config: Path) -> None:
         database_limit_mib=64,
         metrics_listen="127.0.0.1:9478",
         metrics_textfile=Path("/srv/textfile/exitguard.prom"),
+        hub_url="https://hub.example.org:8443",
+        hub_key_file=Path("/etc/exitguard/hub-key"),
+        hub_enrolment_file=Path("/etc/exitguard/enrolment"),
+        hub_ca_file=Path("/etc/ssl/site.pem"),
+        push_interval_seconds=30,
+        spool_limit_mib=128,
     )
     assert loaded.file == config
     assert {origin.kind for origin in loaded.origins} == {OriginKind.FILE}
-    assert [origin.where for origin in loaded.origins] == [f"{config}:{line}" for line in (2, 3, 4, 5, 6, *range(8, 20))]
+    assert [origin.where for origin in loaded.origins] == [f"{config}:{line}" for line in (2, 3, 4, 5, 6, *range(8, 26))]
 
 
 @pytest.mark.parametrize(("written", "seconds"), [("0.5", 0.5), ("1", 1.0), ("60", 60.0), ("59.999", 59.999)])
@@ -131,6 +143,30 @@ def test_whole_number_has_a_default_and_bounds(config: Path, setting: str, least
         (problem,) = refusal(config)
         assert (problem.path, problem.line) == (setting, len(beside.splitlines()) + 1)
         assert problem.message.startswith(f"expected {expected}, found ")
+
+
+@pytest.mark.parametrize("url", ["https://hub.example.org", "https://10.0.0.1:8443/", "http://127.0.0.1:8470", "http://[::1]:8470"])
+def test_a_hub_is_named_by_its_address_alone(config: Path, url: str) -> None:
+    config.write_text(f'hub_url: "{url}"')
+    assert load(config).settings.hub_url == url.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "hub.example.org",
+        "http://hub.example.org",
+        "http://10.0.0.1",
+        "https://user:secret@hub",
+        "https://hub/path",
+        "https://hub:99999",
+        "https://",
+    ],
+)
+def test_a_hub_without_encryption_or_with_more_than_an_address_is_refused(config: Path, url: str) -> None:
+    config.write_text(f'hub_url: "{url}"')
+    (problem,) = refusal(config)
+    assert (problem.path, "expected https://HOST" in problem.message) == ("hub_url", True)
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:9478", "127.255.0.9:1", "127.0.0.1:65535", "[::1]:9478"])
@@ -347,7 +383,7 @@ def test_without_a_home_the_state_directory_has_to_be_named(config: Path, enviro
     [
         ("- a # <-", "", "expected a mapping of settings, found a list of 1"),
         ("log_level: info\nloglevel: debug # <-", "loglevel", "this key is unknown: did you mean 'log_level'?"),
-        ("log_level: info\nhub: x # <-", "hub", "expected one of state_dir, remedy_dir, connect, policy_files"),
+        ("log_level: info\nzzz: x # <-", "zzz", "expected one of state_dir, remedy_dir, connect, policy_files"),
         ("state_dir: state # <-", "state_dir", "expected an absolute path, found 'state'"),
         ("state_dir: ~/state # <-", "state_dir", "expected an absolute path, found '~/state'"),
         ("state_dir: # <-", "state_dir", "expected text, found nothing"),

@@ -31,6 +31,8 @@ SYSTEM_REMEDY_DIR = Path("/var/lib/exitguard-remedy")
 _DECIMAL = re.compile(r"[0-9]{1,6}\.[0-9]{1,6}")
 _LISTEN = re.compile(r"(?P<host>[0-9.]+|\[::1\]):(?P<port>[1-9][0-9]{0,4})", re.ASCII)
 _LARGEST_PORT = 65535
+#: No user, no password, no query: the key is in a file.
+_HUB_URL = re.compile(r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9._-]+|\[[0-9a-fA-F:]+\])(?::(?P<port>[1-9][0-9]{0,4}))?/?", re.ASCII)
 #: Whatever stands between the first colon after the scheme and the last @; libxml2, which libvirt parses with, decodes %3A there.
 _PASSWORD = re.compile(r"((?:[^:]*://)?+[^:]*?)(?::|%3a).*@", re.IGNORECASE | re.DOTALL)
 #: The settings that the environment may overrule, and by which variable.
@@ -95,6 +97,18 @@ def _loopback(listen: str) -> str:
     if match is None or int(match["port"]) > _LARGEST_PORT or not _is_loopback(match["host"].strip("[]")):
         raise ValueError('expected a loopback address and a port, such as 127.0.0.1:9478 or "[::1]:9478"')
     return listen
+
+
+def _hub_url(url: str) -> str:
+    """Without encryption only to this machine: the key goes with every request."""
+    match = _HUB_URL.fullmatch(url)
+    if (
+        match is None
+        or int(match["port"] or 1) > _LARGEST_PORT
+        or (match["scheme"] == "http" and not _is_loopback(match["host"].strip("[]")))
+    ):
+        raise ValueError("expected https://HOST or https://HOST:PORT, or http:// with a loopback address in digits")
+    return url.rstrip("/")
 
 
 def _is_loopback(address: str) -> bool:
@@ -286,6 +300,57 @@ class Settings(BaseModel):
             default="null (not written)",
         ),
     ] = Field(default=None, description="the file that the daemon writes its metrics to")
+
+    hub_url: Annotated[
+        Annotated[str, Field(max_length=500), AfterValidator(_hub_url)] | None,
+        Guide(
+            unit="URL",
+            why="Set it to push what is observed here to the hub of a fleet. The daemon's unit has no network: it needs a drop-in "
+            "(docs/fleet.md).",
+            allowed="https://HOST[:PORT], http:// for loopback addresses only, or null",
+            default="null (nothing is pushed)",
+        ),
+    ] = Field(default=None, description="the hub that the daemon pushes to")
+    hub_key_file: Annotated[
+        AbsolutePath | None,
+        Guide(
+            unit="path",
+            why="Set it to keep the key elsewhere. The daemon makes it; whoever can read it can write to the hub as this host.",
+            allowed="an absolute path, or null",
+            default="null (hub-key in state_dir)",
+        ),
+    ] = Field(default=None, description="the file of this host's key for the hub")
+    hub_enrolment_file: Annotated[
+        AbsolutePath | None,
+        Guide(
+            unit="path",
+            why="Set it to let this host in at the hub, by a secret that `exitguard hub enrolment` made there. Of no use afterwards.",
+            allowed="an absolute path, or null",
+        ),
+    ] = Field(default=None, description="a file with the secret that lets this host in at the hub")
+    hub_ca_file: Annotated[
+        AbsolutePath | None,
+        Guide(
+            unit="path",
+            why="Set it where the hub's certificate is of a site's own authority.",
+            allowed="an absolute path, or null",
+            default="null (those that the system trusts)",
+        ),
+    ] = Field(default=None, description="certificates in PEM that the hub's is checked by")
+    push_interval_seconds: Annotated[
+        int,
+        Field(ge=5, le=3600),
+        Guide(unit="seconds", why="Shorten it where the hub is to know sooner; raise it to spare a hub of very many hosts."),
+    ] = Field(default=60, description="the time from one push to the next")
+    spool_limit_mib: Annotated[
+        int,
+        Field(ge=1, le=16_384),
+        Guide(
+            unit="MiB",
+            why="Raise it to bridge longer outages of the hub; it is part of database_limit_mib. What is too much goes, the oldest first, "
+            "and the hub shows the gap.",
+        ),
+    ] = Field(default=64, description="how much may wait for the hub")
 
 
 class OriginKind(StrEnum):

@@ -91,6 +91,11 @@ def test_every_known_series_is_there_from_the_start(metrics: Metrics) -> None:
             "libvirt_blocked_calls",
             "store_bytes",
             "store_dropped_total",
+            "spool_records",
+            "spool_bytes",
+            "pushed_records_total",
+            "push_refused_records_total",
+            "last_push_timestamp_seconds",
         )
     }
     assert {(name, *sorted(labels_of(labels))) for name, labels in zero} == {(name, *sorted(labels)) for name, *labels in expected}

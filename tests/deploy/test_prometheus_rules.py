@@ -32,6 +32,9 @@ NOT_USED = {
     "exitguard_fleet_hosts": "the hosts are counted from their own series, which can be selected",
     "exitguard_fleet_stale_hosts": "as above, by the time of each host's audit",
     "exitguard_reloads_total": "what counts is whether the last one was refused",
+    "exitguard_spool_bytes": "what counts is that records wait",
+    "exitguard_pushed_records_total": "how many is no matter of health",
+    "exitguard_push_refused_records_total": "the hub shows each as a gap, with its reason",
     "exitguard_process_virtual_memory_bytes": "says nothing about memory that is used",
     "exitguard_process_max_fds": "the unit sets no limit of its own",
 }
@@ -115,12 +118,8 @@ def test_rules_are_understood(promtool: str) -> None:
 
 
 def test_alerts_fire_when_they_should_and_not_else(promtool: str) -> None:
-    # On a busy machine promtool 2.42 now and then sees the value of the step before; a rule that is wrong fails every time.
-    for _ in range(4):
-        result = run(promtool, "test", "rules", UNIT_TESTS)
-        if result.returncode == 0:
-            return
-    pytest.fail(result.stdout + result.stderr)
+    result = run(promtool, "test", "rules", UNIT_TESTS)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_newer_database_is_refused_and_left_untouched(tmp_path: Path, *, read_on
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA user_version = {tables.SCHEMA_VERSION + 1}")
     content = path.read_bytes()
-    with pytest.raises(StoreNewer, match=r"schema 5, written by a newer exitguard\. Expected at most 4\..*install the newer"):
+    with pytest.raises(StoreNewer, match=r"schema 6, written by a newer exitguard\. Expected at most 5\..*install the newer"):
         HostStore.open(tmp_path, now=START, read_only=read_only)
     assert path.read_bytes() == content
 

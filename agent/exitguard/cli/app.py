@@ -14,6 +14,7 @@ from exitguard.cli import (
     doctor,
     explain,
     facts,
+    hub,
     kernel,
     measure,
     nova,
@@ -54,6 +55,7 @@ app.command("apply")(apply.apply)
 app.add_typer(rollout.app, name="rollout")
 app.command("rollback")(rollback.rollback)
 app.command("daemon")(daemon.daemon)
+app.add_typer(hub.app, name="hub")
 app.add_typer(policy.app, name="policy")
 app.add_typer(waiver.app, name="waiver")
 app.add_typer(config.app, name="config")

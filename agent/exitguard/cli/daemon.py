@@ -44,6 +44,11 @@ def _check(config: "ConfigOption") -> None:
         )
     settings = load_settings(config, os.environ).settings
     load_rulebook(settings.policy_files, settings.waiver_files)
+    if settings.hub_url is not None and any(find_spec(name) is None for name in ("httpx", "stamina", "zstandard")):
+        raise Refusal(
+            "exitguard daemon: hub_url is set, and what pushing takes is not installed. Expected exitguard[host]: install that.",
+            code=_EXIT_ERROR,
+        )
 
     from exitguard.store.database import open_for_writing
     from exitguard.store.errors import StoreError, StoreOfAnother

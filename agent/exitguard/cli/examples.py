@@ -109,6 +109,25 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "exitguard daemon",
         "exitguard --log-format json daemon --config agent.yaml",
     ),
+    "hub": (
+        "exitguard hub serve --database hub.sqlite",
+        "exitguard hub enrolment --name rack-7 --hosts 40",
+        "exitguard hub token --name ops --role operator",
+    ),
+    "hub serve": (
+        "exitguard hub serve --database hub.sqlite",
+        "exitguard hub serve --database postgresql://exitguard@db.example.org/hub",
+    ),
+    "hub enrolment": (
+        "exitguard hub enrolment --name rack-7 --hosts 40",
+        "exitguard hub enrolment --name rack-7 --revoke",
+    ),
+    "hub token": (
+        "exitguard hub token --name grafana",
+        "exitguard hub token --name ops --role operator --days 30",
+    ),
+    "hub host": ("exitguard hub host revoke 7c0a2f7e-98a5-4a83-9d0f-8a5b8f6c2d11",),
+    "hub host revoke": ("exitguard hub host revoke 7c0a2f7e-98a5-4a83-9d0f-8a5b8f6c2d11",),
     "policy": (
         "exitguard policy show",
         "exitguard policy check site.yaml",

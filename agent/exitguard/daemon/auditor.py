@@ -33,6 +33,7 @@ from exitguard.policy.schema import Rulebook
 from exitguard.store.errors import StoreError, StoreOutdated
 
 if TYPE_CHECKING:
+    from exitguard.daemon.pushing import Pusher
     from exitguard.store.host import HostStore
 
 _log = get_logger()
@@ -68,6 +69,8 @@ class Auditor:
     #: Called with the uuid of a domain whose process is another one than the last look at it showed.
     changed: Callable[[str], None]
     tracing: Tracing = field(default_factory=Tracing)
+    #: None: this host pushes to no hub.
+    pusher: "Pusher | None" = None
     facts: FactsDocument | None = None
     standing: Standing | None = None
     _store: "HostStore | None" = None
@@ -234,6 +237,28 @@ class Auditor:
             self._books.judged(self._store, report, incarnations, self.rulebook)
         except StoreError as error:
             self.conditions.holds("ledger", str(error))
+
+    def push(self) -> None:
+        """Push to the hub what is new, where there is one."""
+        if self.pusher is None:
+            return
+        store = self._usable_store()
+        if store is None:
+            return
+        try:
+            self.pusher.push(store, self.standing.head.host.hostname if self.standing is not None else None)
+        except StoreError as error:
+            self.conditions.holds("push", str(error))
+        else:
+            self.conditions.holds("push", None)
+
+    def push_to(self, pusher: "Pusher | None") -> None:
+        """Another hub from now on, or none. What waits is kept for it."""
+        if self.pusher is not None:
+            self.pusher.close()
+        self.pusher = pusher
+        for condition in ("hub", "spool", "push"):
+            self.conditions.holds(condition, None)
 
     def prune(self) -> None:
         """Forget what is older or larger than the settings allow."""

@@ -122,6 +122,12 @@ class Metrics:
             "exitguard_unquantified_skip_exits_per_second", "Exits that skipped an instruction and have no cost in cycles.", "bound"
         )
 
+        self._spool_records = self._gauge("exitguard_spool_records", "Records that wait to be pushed to the hub.")
+        self._spool_bytes = self._gauge("exitguard_spool_bytes", "What these take in the database.")
+        self._pushed = self._counter("exitguard_pushed_records_total", "Records that the hub has acknowledged and taken.")
+        self._push_refused = self._counter("exitguard_push_refused_records_total", "Records that the hub refused for good.")
+        self._last_push = self._gauge("exitguard_last_push_timestamp_seconds", "When the hub last acknowledged anything; 0 for never.")
+
         self._build.values[(_label(version),)] = 1
         for job in jobs:
             self._runs.values |= dict.fromkeys(((job, outcome) for outcome in Outcome), 0)
@@ -218,6 +224,19 @@ class Metrics:
     def observation_dropped(self) -> None:
         with self._lock:
             self._dropped.add(1)
+
+    def spooled(self, records: int, size_bytes: int) -> None:
+        self._set(self._spool_records, records)
+        self._set(self._spool_bytes, size_bytes)
+
+    def pushed(self, records: int, now: datetime) -> None:
+        with self._lock:
+            self._pushed.add(records)
+        self._set(self._last_push, now.timestamp())
+
+    def push_refused(self, records: int) -> None:
+        with self._lock:
+            self._push_refused.add(records)
 
     def _set(self, series: _Series, value: float) -> None:
         with self._lock:

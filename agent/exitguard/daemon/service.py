@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from exitguard import __version__
@@ -36,8 +37,12 @@ from exitguard.policy.schema import Rulebook
 from exitguard.store.errors import StoreError, StoreOfAnother
 from exitguard.store.state_dir import prepare_directory
 
+if TYPE_CHECKING:
+    from exitguard.daemon.pushing import Pusher, Pushing
+
 _AUDIT, _SAMPLES, _LEDGER, _RETENTION, _LISTEN, _EVENTS = "audit", "samples", "ledger", "retention", "listen", "events"
-JOBS = (_AUDIT, _SAMPLES, _LEDGER, _RETENTION, _LISTEN, _EVENTS)
+_PUSH = "push"
+JOBS = (_AUDIT, _SAMPLES, _LEDGER, _RETENTION, _LISTEN, _EVENTS, _PUSH)
 _RETENTION_INTERVAL = Interval(3600, first_after_seconds=120)
 #: Each booking is a pass over the samples of a few hours: one for several samples, and within these seconds.
 _SAMPLES_A_BOOKING, _MOST_SECONDS_A_BOOKING = 3, 900
@@ -106,6 +111,7 @@ class Service:
             pulse=self._pulse,
             changed=self._domain_changed,
             tracing=_tracing(settings),
+            pusher=self._pusher(settings),
         )
         self._events = self._events_of(self._auditor.request)
 
@@ -125,6 +131,7 @@ class Service:
             self._loop.plan(_SAMPLES, self._job(_SAMPLES, self._auditor.sample), samples)
             self._loop.plan(_LEDGER, self._job(_LEDGER, self._auditor.keep_books), _booking(settings))
             self._loop.plan(_RETENTION, self._job(_RETENTION, self._auditor.prune), _RETENTION_INTERVAL)
+            self._loop.plan(_PUSH, self._job(_PUSH, self._auditor.push), _push_interval(settings))
             self._notifier.ready("the first audit begins")
             try:
                 self._loop.run(self._turn)
@@ -226,6 +233,16 @@ class Service:
             self._write_metrics()
             self._notifier.status(self._status())
 
+    def _pusher(self, settings: Settings) -> "Pusher | None":
+        """What pushes to the hub; None where there is none, and then nothing that it takes is in memory."""
+        pushing = _pushing(settings)
+        if pushing is None:
+            return None
+
+        from exitguard.daemon.pushing import Pusher
+
+        return Pusher(pushing=pushing, metrics=self._metrics, conditions=self._conditions, pulse=self._pulse)
+
     # --- libvirt's events: these are called in its threads ----------------------------------------------------------------------
 
     def _events_of(self, request: AuditRequest) -> LifecycleEvents:
@@ -297,6 +314,8 @@ class Service:
         self._auditor.read_measurements(settings.measurement_files)
         if _tracing(settings) != _tracing(old):
             self._auditor.tracing = _tracing(settings)
+        if _pushing(settings) != _pushing(old):
+            self._auditor.push_to(self._pusher(settings))
         self._metrics.policy_in_force(_rules(rulebook))
         configure_log(settings.log_level, dict(self._start.environ), log_format=self._start.log_format)
         if settings.audit_interval_seconds != old.audit_interval_seconds:
@@ -304,6 +323,8 @@ class Service:
         if settings.sample_interval_seconds != old.sample_interval_seconds:
             self._loop.replan(_SAMPLES, Interval(settings.sample_interval_seconds))
             self._loop.replan(_LEDGER, _booking(settings))
+        if settings.push_interval_seconds != old.push_interval_seconds:
+            self._loop.replan(_PUSH, _push_interval(settings))
         self._serve_metrics(old.metrics_listen, settings.metrics_listen)
         if old.metrics_textfile is not None and old.metrics_textfile != settings.metrics_textfile:
             with suppress(OSError):  # it would go on telling of a daemon that no longer writes it
@@ -356,6 +377,8 @@ class Service:
         self._notifier.stopping()
         self._events.close()
         self._auditor.close()
+        if self._auditor.pusher is not None:
+            self._auditor.pusher.close()
         if self._server is not None:
             self._server.close()
         _log.info("daemon.ended")
@@ -374,6 +397,23 @@ def _request(settings: Settings, *, state_dir: Path | None = None) -> AuditReque
 def _booking(settings: Settings) -> Interval:
     seconds = max(settings.sample_interval_seconds, min(_SAMPLES_A_BOOKING * settings.sample_interval_seconds, _MOST_SECONDS_A_BOOKING))
     return Interval(seconds, first_after_seconds=seconds)
+
+
+def _push_interval(settings: Settings) -> Interval:
+    # The first audit comes first; a tenth of the interval is left to chance, so that a fleet that starts together spreads.
+    return Interval(settings.push_interval_seconds, first_after_seconds=min(10, settings.push_interval_seconds))
+
+
+def _pushing(settings: Settings) -> "Pushing | None":
+    if settings.hub_url is None:
+        return None
+
+    from exitguard.daemon.pushing import Pushing
+    from exitguard.fleet.client import HubAccess
+
+    key_file = settings.hub_key_file or settings.state_dir / "hub-key"
+    access = HubAccess(settings.hub_url, key_file, settings.hub_enrolment_file, settings.hub_ca_file)
+    return Pushing(access, settings.spool_limit_mib * _MIB)
 
 
 def _tracing(settings: Settings) -> Tracing:

@@ -6,10 +6,14 @@ should name a smaller unit instead.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from json.encoder import encode_basestring
 
 _LARGEST_EXACT = 2**53 - 1  # RFC 8785 section 3.2.2.3 builds on I-JSON (RFC 7493 section 2.2): larger integers are not exact
+
+#: Below these, code points and UTF-16 units, by which RFC 8785 sorts, are in the same order, and nothing is a lone surrogate.
+_FROM_SURROGATES_ON = re.compile("[\ud800-\U0010ffff]")
 
 JsonValue = str | int | bool | None | Iterable["JsonValue"] | Mapping[str, "JsonValue"]
 
@@ -29,10 +33,15 @@ def record_hash(dumped: JsonValue) -> str:
 
     Such a dump has text for keys and no fractions, since no record has a float (tests/model/test_canonical.py looks at all of them).
     """
-    text = json.dumps(dumped, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    if not text.isascii():  # code points and UTF-16 units, by which RFC 8785 sorts, are the same order here only
-        return content_hash(dumped)
-    return "sha256:" + hashlib.sha256(text.encode("ascii")).hexdigest()
+    return "sha256:" + hashlib.sha256(record_json(dumped)).hexdigest()
+
+
+def record_json(dumped: JsonValue) -> bytes:
+    """`canonical_json` of the same, several times as fast. Raises ValueError for not-a-number, infinity and lone surrogates."""
+    text = json.dumps(dumped, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
+    if not text.isascii() and _FROM_SURROGATES_ON.search(text):
+        return canonical_json(dumped)
+    return text.encode("utf-8")
 
 
 def _write(value: object) -> str:

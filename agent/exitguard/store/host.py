@@ -29,6 +29,7 @@ from exitguard.store.errors import StoreError, StoreFull, StoreOutdated, explain
 from exitguard.store.ledger import HostLedger
 from exitguard.store.retention import Pruning
 from exitguard.store.sections import amend, compare, split, split_update
+from exitguard.store.spool import Spool
 from exitguard.store.state_dir import DATABASE_NAME, GAP_NOTE_NAME, mint_host_id, prepare_directory, read_host_id
 from exitguard.store.tables import BLIND, FULL, UPDATE, spool
 from exitguard.store.verdicts import settle, without_domains
@@ -172,6 +173,11 @@ class HostStore:
     def ledger(self) -> HostLedger:
         """What runs did in each hour, and what that was worth. Written only by a store that may write."""
         return HostLedger(self._database)
+
+    @property
+    def spool(self) -> Spool:
+        """What waits to be pushed to a hub. Written only by a store that may write."""
+        return Spool(self._database, self.host_id)
 
     def size_bytes(self) -> int:
         """What the database holds, in whole pages. Its file may be larger: what was pruned leaves room in it that is used again."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
-from sqlalchemy import Connection, delete, func, insert, literal_column, select, update
+from sqlalchemy import Connection, Select, delete, func, insert, literal, literal_column, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from exitguard.model.ledger import COUNTS, Baseline, LedgerRow, OwnCost, RunStanding
@@ -29,6 +29,8 @@ from exitguard.store.tables import (
     ledger_unaccounted,
     ledger_watched,
     samples,
+    spool_cursor,
+    spool_ledger,
 )
 
 DAY_MICROSECONDS = 86_400_000_000
@@ -161,6 +163,7 @@ class LedgerWriter:
             days = self._connection.execute(select(ledger_hour.c.hour).where(concerned).distinct()).scalars()
             changed = {int(hour) // DAY_MICROSECONDS for hour in days}
             now = select(ledger_run.c.standing_id).where(ledger_run.c.id == ledger_hour.c.run_id).scalar_subquery()
+            self._note_for_spool(select(ledger_hour.c.hour, ledger_hour.c.run_id).where(concerned))
             self._connection.execute(update(ledger_hour).where(concerned).values(standing_id=now, revision=ledger_hour.c.revision + 1))
             for day in sorted(changed):
                 roll_up(self._connection, day * DAY_MICROSECONDS, (day + 1) * DAY_MICROSECONDS)
@@ -182,6 +185,7 @@ class LedgerWriter:
             statement = sqlite_insert(ledger_hour).values(hour=hour, run_id=ids[row.incarnation.key], **values)
             newer = statement.excluded.revision > ledger_hour.c.revision
             self._connection.execute(statement.on_conflict_do_update(index_elements=["hour", "run_id"], set_=values, where=newer))
+            self._note_for_spool(select(literal(hour), literal(ids[row.incarnation.key])))
         for day in sorted(days):
             roll_up(self._connection, day * DAY_MICROSECONDS, (day + 1) * DAY_MICROSECONDS)
         for key, look in looks.items():
@@ -219,6 +223,12 @@ class LedgerWriter:
             self._connection.execute(statement.on_conflict_do_update(index_elements=["hour", "process"], set_=values, where=more))
 
     # --- inner --------------------------------------------------------------------------------------------------------------------
+
+    def _note_for_spool(self, rows: "Select[int, int]") -> None:
+        """These rows of hours change: where this host pushes to a hub, they are pushed again."""
+        pushing = select(spool_cursor.c.id).exists()
+        noted = sqlite_insert(spool_ledger).from_select(["hour", "run_id"], rows.where(pushing))
+        self._connection.execute(noted.on_conflict_do_nothing())
 
     def _add_to_day(self, row: LedgerRow, run_id: int, standing_id: int) -> None:
         counts = {name: getattr(row, name) for name in COUNTS}

@@ -3,8 +3,8 @@
 from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text, text
 
 #: PRAGMA user_version of a database that this program reads and writes, and Alembic's name for the same.
-SCHEMA_VERSION = 4
-HEAD_REVISION = "0004"
+SCHEMA_VERSION = 5
+HEAD_REVISION = "0005"
 
 #: Kinds of observation: an audit looks at everything, an update at some domains after a lifecycle event.
 FULL = "full"
@@ -256,4 +256,61 @@ ledger_cursor = Table(
     Column("observed_at", BigInteger),
     #: Hours before this are forgotten: their days are complete, and only added to.
     Column("hours_since", BigInteger, nullable=False),
+)
+
+#: One row, once this host pushes to a hub: how far the store is taken into the spool, and what the hub is known to have.
+spool_cursor = Table(
+    "spool_cursor",
+    metadata,
+    Column("id", Integer, CheckConstraint("id = 1", name="spool_cursor_is_one_row"), primary_key=True),
+    Column("observation_seq", Integer, nullable=False),
+    Column("samples_id", Integer, nullable=False),
+    #: The number of the next record.
+    Column("next_seq", Integer, nullable=False),
+    #: The hash of the last facts, and of the last report, that were acknowledged.
+    Column("known_facts", Text),
+    Column("known_report", Text),
+)
+
+#: Records that wait to be pushed, the oldest first.
+spool_record = Table(
+    "spool_record",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    #: model.push.PushKind
+    Column("kind", Text, nullable=False),
+    Column("sha256", Text, ForeignKey("spool_body.sha256"), nullable=False),
+    Column("observed_at", BigInteger, nullable=False),
+)
+Index("spool_record_by_body", spool_record.c.sha256)
+
+#: Their payloads by hash: canonical JSON, compressed by zlib.
+spool_body = Table(
+    "spool_body",
+    metadata,
+    Column("sha256", Text, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    #: Of the JSON.
+    Column("size", Integer, nullable=False),
+)
+
+#: Records that left the spool unsent, until the hub knows of it.
+spool_gap = Table(
+    "spool_gap",
+    metadata,
+    Column("first_seq", Integer, primary_key=True),
+    Column("last_seq", Integer, nullable=False),
+    Column("dropped", Integer, nullable=False),
+    Column("first_at", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+#: Rows of the ledger that were written since they were last taken into the spool.
+spool_ledger = Table(
+    "spool_ledger",
+    metadata,
+    Column("hour", BigInteger, primary_key=True),
+    Column("run_id", Integer, primary_key=True),
+    sqlite_with_rowid=False,
 )

@@ -1,0 +1,1 @@
+"""How the hub's database came to its present form: Alembic's environment. New revisions go to versions/."""
