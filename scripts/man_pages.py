@@ -12,7 +12,7 @@ from cli_reference import environment
 from command_tree import EVERYWHERE, Choice, Verb, verbs
 
 from exitguard import __version__
-from exitguard.config import SYSTEM_CONFIG, SYSTEM_STATE_DIR
+from exitguard.settings import SYSTEM_CONFIG, SYSTEM_STATE_DIR
 
 _FILES = {
     str(SYSTEM_CONFIG): "The settings of the agent; `exitguard config show --effective` prints those that apply.",

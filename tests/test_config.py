@@ -8,18 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from exitguard.config import (
-    ConfigError,
-    Guide,
-    LoadedSettings,
-    OriginKind,
-    Settings,
-    changes_needing_restart,
-    load_settings,
-    refuse_password,
-    without_password,
-)
+from exitguard.config import ConfigError, LoadedSettings, OriginKind, changes_needing_restart, load_settings
 from exitguard.policy.problem import Problem
+from exitguard.settings import Guide, Settings, refuse_password, without_password
 
 HOME = {"HOME": "/home/ada"}
 ANOTHER_OF_EACH = """\
@@ -43,6 +34,7 @@ database_limit_mib: 64
 metrics_listen: 127.0.0.1:9478
 metrics_textfile: /srv/textfile/exitguard.prom
 hub_url: https://hub.example.org:8443
+hub_token_file: /etc/exitguard/hub-token
 hub_key_file: /etc/exitguard/hub-key
 hub_enrolment_file: /etc/exitguard/enrolment
 hub_ca_file: /etc/ssl/site.pem
@@ -104,6 +96,7 @@ def test_every_setting_can_be_given_in_the_file(config: Path) -> None:
         metrics_textfile=Path("/srv/textfile/exitguard.prom"),
         hub_url="https://hub.example.org:8443",
         hub_key_file=Path("/etc/exitguard/hub-key"),
+        hub_token_file=Path("/etc/exitguard/hub-token"),
         hub_enrolment_file=Path("/etc/exitguard/enrolment"),
         hub_ca_file=Path("/etc/ssl/site.pem"),
         push_interval_seconds=30,
@@ -111,7 +104,7 @@ def test_every_setting_can_be_given_in_the_file(config: Path) -> None:
     )
     assert loaded.file == config
     assert {origin.kind for origin in loaded.origins} == {OriginKind.FILE}
-    assert [origin.where for origin in loaded.origins] == [f"{config}:{line}" for line in (2, 3, 4, 5, 6, *range(8, 26))]
+    assert [origin.where for origin in loaded.origins] == [f"{config}:{line}" for line in (2, 3, 4, 5, 6, *range(8, 27))]
 
 
 @pytest.mark.parametrize(("written", "seconds"), [("0.5", 0.5), ("1", 1.0), ("60", 60.0), ("59.999", 59.999)])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from exitguard.config import Settings
+from exitguard.settings import Settings
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

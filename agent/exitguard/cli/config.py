@@ -11,7 +11,8 @@ from exitguard.cli.output import note, write_result
 from exitguard.cli.refusal import Refusal
 
 if TYPE_CHECKING:
-    from exitguard.config import LoadedSettings, Settings
+    from exitguard.config import LoadedSettings
+    from exitguard.settings import Settings
 
 app = typer.Typer(help="The agent's settings.", no_args_is_help=True, rich_markup_mode=None)
 

@@ -13,9 +13,9 @@ from exitguard.cli.output import note
 from exitguard.cli.refusal import Refusal
 
 if TYPE_CHECKING:
-    from exitguard.config import Settings
     from exitguard.model.cloud import CloudFacts
     from exitguard.model.instance import CloudReport
+    from exitguard.settings import Settings
 
 #: Larger than the facts of any cloud: 100,000 instances make some 100 MB.
 _LIMIT_BYTES = 1024 * 1024 * 1024

@@ -32,8 +32,9 @@ def request_for(asked: Asked, environ: Mapping[str, str]) -> "AuditRequest":
     if asked.no_store and asked.state_dir is not None:
         raise typer.BadParameter("give either --no-store or --state-dir", param_hint="--no-store")
 
-    from exitguard.config import load_settings, refuse_password
+    from exitguard.config import load_settings
     from exitguard.cycle import AuditRequest
+    from exitguard.settings import refuse_password
 
     if asked.connect is not None:
         try:

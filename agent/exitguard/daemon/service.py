@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from exitguard import __version__
-from exitguard.config import LoadedSettings, Settings, changes_needing_restart, load_settings
+from exitguard.config import LoadedSettings, changes_needing_restart, load_settings
 from exitguard.cycle import AuditRequest
 from exitguard.daemon.auditor import Auditor, Retention
 from exitguard.daemon.conditions import Conditions
@@ -34,6 +34,7 @@ from exitguard.facts.libvirt.events import EventsUnavailable, LifecycleEvents
 from exitguard.policy.load import load_rulebook
 from exitguard.policy.problem import ProblemsError
 from exitguard.policy.schema import Rulebook
+from exitguard.settings import Settings
 from exitguard.store.errors import StoreError, StoreOfAnother
 from exitguard.store.state_dir import prepare_directory
 

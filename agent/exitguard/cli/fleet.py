@@ -1,0 +1,35 @@
+"""The hub that operators' verbs ask: `--fleet`."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from exitguard.cli.refusal import Refusal
+
+if TYPE_CHECKING:
+    from exitguard.fleet.operator import HubOperator
+
+FleetOption = Annotated[bool, typer.Option("--fleet", help="Of all hosts: ask the hub at hub_url, by the token in hub_token_file.")]
+_EXIT_ERROR = 1
+
+
+def hub_for(config: Path | None) -> "HubOperator":
+    """The hub of the settings, by an operator's token. Raises Refusal, ConfigError."""
+    from exitguard.config import load_settings
+
+    settings = load_settings(config, os.environ).settings
+    if settings.hub_url is None or settings.hub_token_file is None:
+        missing = "hub_url (or $EXITGUARD_HUB_URL)" if settings.hub_url is None else "hub_token_file (or $EXITGUARD_HUB_TOKEN_FILE)"
+        raise Refusal(
+            f"exitguard: {missing} is not set. Expected the hub's URL, and a file with what `exitguard hub token` printed there.",
+            code=_EXIT_ERROR,
+        )
+
+    from exitguard.fleet.operator import HubError, HubOperator, HubToken
+
+    try:
+        return HubOperator(HubToken(settings.hub_url, settings.hub_token_file, settings.hub_ca_file))
+    except HubError as error:
+        raise Refusal(f"exitguard: {error}", code=_EXIT_ERROR) from error
