@@ -348,6 +348,7 @@ def _cloud_tables() -> Iterator[str]:
         {situations[each][:2]: f"**{conflict_verdict(conclusion).value}**" for each, conclusion in concluded.items()},
     )
     yield _OTHER_RULES_OF_A_CLOUD
+    yield _RULES_OF_A_FLEET
 
 
 _SHOWN = (Said.ON, Said.OFF, Said.SILENT, Said.UNKNOWN)
@@ -379,6 +380,16 @@ _OTHER_RULES_OF_A_HOST = """## The other rules of the host
 | POLICY-WAIVERS | in force, and covering a failure | expired, early, or covering nothing | - | - |
 
 A malformed waiver, and a check that breaks, are `error`. A failing finding that a waiver in force covers is `waived`.
+"""
+_RULES_OF_A_FLEET = """## The rules of a fleet
+
+What only a hub can tell of hosts; `exitguard report --fleet` judges them, and the audit of a host does not.
+
+| rule | pass | fail | not_applicable | unknown |
+| --- | --- | --- | --- | --- |
+| FLEET-HOST-SILENT | heard of lately | not heard of for `after_minutes` | shut out at the hub | let in just now |
+| FLEET-CLOCK | at most `most_seconds` off the hub's | more | never sent, or a report of the past | - |
+| FLEET-QEMU-MIXED | all of a group do alike | some clear enable_pmu, some do not | in no group, or no QEMU | of some it is not known |
 """
 _OTHER_RULES_OF_A_CLOUD = """### The other rules of a cloud
 

@@ -57,7 +57,7 @@ def test_a_host_pushes_and_operators_read(hub: RunningHub, host: HostKey) -> Non
     assert [(each["before"], each["now"]) for each in events] == [(None, "fail")]
     totals = hub.client.get("/v1/ledger", params={"limit": "1000"}, headers=viewer).json()["totals"]
     assert [each["exits"] for each in totals if each["host_id"] == host.host_id] == [700]
-    assert hub.client.get("/v1/gaps", params={"host": host.host_id}, headers=viewer).json() == {"gaps": []}
+    assert hub.client.get("/v1/gaps", params={"host": host.host_id}, headers=viewer).json() == {"gaps": [], "after": None}
 
 
 def test_a_report_of_the_past_is_read(hub: RunningHub, host: HostKey) -> None:

@@ -16,7 +16,7 @@ from exitguard.model.finding import OF_A_CLOUD, Finding, Subject, SubjectKind, V
 from exitguard.model.kernel import KernelStatement, KernelVerdict
 from exitguard.model.pmu import ChainState, Tri
 from exitguard.model.time import format_rfc3339
-from exitguard.policy.schema import Check, Rule, Rulebook, Waiver
+from exitguard.policy.schema import FLEET_CHECKS, Check, Rule, Rulebook, Waiver
 from exitguard.policy.waiver import WaiverUse, apply_waivers
 
 
@@ -84,8 +84,8 @@ def _check_rules(rules: Iterable[Rule], judged: Judged, rulebook: Rulebook) -> t
 
 
 def waivers_about(rulebook: Rulebook, kinds: Collection[SubjectKind]) -> tuple[Waiver, ...]:
-    """The waivers that name a rule about one of these kinds: the audit of a host says nothing of those for a cloud, nor the other way."""
-    rules = {rule.id for rule in rulebook.policy.rules if rule.subject in kinds}
+    """The waivers that name a rule about one of these kinds: the audit of a host says nothing of those for a cloud or a fleet."""
+    rules = {rule.id for rule in rulebook.policy.rules if rule.subject in kinds and rule.check not in FLEET_CHECKS}
     return tuple(waiver for waiver in rulebook.waivers if not rules.isdisjoint(waiver.rules))
 
 

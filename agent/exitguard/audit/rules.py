@@ -50,7 +50,7 @@ def check_rule(rule: Rule, judged: Judged) -> Iterator[Finding]:
     """The findings of one rule. A check that breaks becomes a finding of its own (`error`), and the others go on."""
     check = _CHECKS.get(rule.check)
     if check is None:
-        return  # waivers are judged after everything else: see judge.py
+        return  # waivers are judged after everything else, in judge.py, and a fleet in fleet.py
     try:
         yield from check(rule, judged)
     except Exception as error:  # noqa: BLE001 - the outer edge of one check; the finding carries what happened

@@ -17,6 +17,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "report": (
         "exitguard report --only fail",
         "exitguard report --since 2026-01-31T00:00:00Z",
+        "exitguard report --fleet --group-by kernel",
         "exitguard report --format html --output fleet.html audits/",
     ),
     "savings": (

@@ -9,10 +9,14 @@ import typer
 from exitguard.cli.refusal import Refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from exitguard.fleet.operator import HubOperator
+    from exitguard.model.hub import FleetHost
 
 FleetOption = Annotated[bool, typer.Option("--fleet", help="Of all hosts: ask the hub at hub_url, by the token in hub_token_file.")]
 _EXIT_ERROR = 1
+_A_PAGE = "1000"
 
 
 def hub_for(config: Path | None) -> "HubOperator":
@@ -33,3 +37,14 @@ def hub_for(config: Path | None) -> "HubOperator":
         return HubOperator(HubToken(settings.hub_url, settings.hub_token_file, settings.hub_ca_file))
     except HubError as error:
         raise Refusal(f"exitguard: {error}", code=_EXIT_ERROR) from error
+
+
+def hosts_of(hub: "HubOperator") -> "Iterator[FleetHost]":
+    """Every host that was let in, in the order of their ids. Raises HubError."""
+    from exitguard.model.hub import HostPage
+
+    after: str | None = ""
+    while after is not None:
+        page = hub.get("/v1/hosts", HostPage, {"limit": _A_PAGE, "after": after})
+        yield from page.hosts
+        after = page.after if page.after is None or page.after > after else None  # no hub goes backwards

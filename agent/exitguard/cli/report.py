@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from exitguard.cli.fleet import FleetOption, hub_for
 from exitguard.cli.ledger import with_savings_of
 from exitguard.cli.log import configure_logging
 from exitguard.cli.options import ConfigOption, OutputOption, StateDirOption, some_path, some_text
@@ -21,8 +22,10 @@ from exitguard.cli.report_formats import Form, ReportFormat, formats_of, writer_
 from exitguard.cli.target import Asked, state_dir_for
 
 if TYPE_CHECKING:
+    from exitguard.cli.fleet_reports import FleetReports
     from exitguard.cli.report_inputs import ReportFiles
     from exitguard.model.documents import AuditReport
+    from exitguard.report.changes import Changes
     from exitguard.report.deeds import Deed
     from exitguard.report.formats.writer import RuleText
     from exitguard.report.history import Moment
@@ -87,6 +90,7 @@ def report(
     context: typer.Context,
     files: FilesArgument = None,
     *,
+    fleet: FleetOption = False,
     at: AtOption = None,
     since: SinceOption = None,
     formats: FormatsOption = None,
@@ -96,9 +100,14 @@ def report(
     config: ConfigOption = None,
     state_dir: StateDirOption = None,
 ) -> None:
-    """Print the last stored audit, or those in files, without looking at a host. One older than a day is stale: exit code 3, not 0."""
+    """Print the last stored audit, or those in files or of a fleet, without looking at a host.
+
+    One older than a day is stale: exit code 3, not 0.
+    """
     if at is not None and since is not None:
         raise typer.BadParameter("give either --at or --since", param_hint="--at")
+    if files and fleet:
+        raise typer.BadParameter("asks the hub: give no FILE", param_hint="--fleet")
     if files and since is not None:
         raise typer.BadParameter("tells what this host remembers: give no FILE", param_hint="--since")
     asked_at, asked_since = time_of(at, "--at"), time_of(since, "--since")
@@ -113,7 +122,9 @@ def report(
     with _told_to_nagios(forms):
         rules = rule_texts(config) if any(form.format in _TELL_RULES for form in forms) else {}
         telling = _Telling(forms, asked_at, datetime.now(UTC), tuple(only or ()), group_by=group_by, rules=rules)
-        if files:
+        if fleet:
+            code = _tell_fleet(telling, asked_since, config)
+        elif files:
             code = _tell_files(files, telling)
         else:
             code = _tell_store(state_dir_for(Asked(config=config, state_dir=state_dir), os.environ), telling, asked_since, config)
@@ -149,7 +160,7 @@ def _tell_store(directory: Path, telling: "_Telling", asked_since: datetime | No
             _tell_losses(store, stored.observed_at)
             if stale:
                 _tell_stale(stored)
-            _tell_changes(store, asked_since, forms, config)
+            _write_changes(_changes_of_store(store, asked_since, config), forms)
             return stored.summary.exit_code
         if asked_at is None:
             _tell_losses(store, stored.observed_at)
@@ -186,7 +197,9 @@ class _Telling:
         self._only: tuple[Verdict, ...] = tuple(Verdict(each) for each in verdicts)
         self._group_by: GroupKey | None = None if group_by is None else GroupKey(group_by)
 
-    def tell(self, results: "Iterator[HostResult]", history: "tuple[Moment, ...]", files: "ReportFiles | None" = None) -> int:
+    def tell(
+        self, results: "Iterator[HostResult]", history: "tuple[Moment, ...]", inputs: "ReportFiles | FleetReports | None" = None
+    ) -> int:
         """Write all of it; the exit code."""
         from exitguard.report.formats.writer import Setting
         from exitguard.report.overview import Overview
@@ -207,7 +220,7 @@ class _Telling:
                 for writer, write in writers:
                     for piece in writer.host(chosen):
                         write(piece)
-            overview.unread = files.unread if files is not None else []
+            overview.unread = inputs.unread if inputs is not None else []
             for writer, write in writers:
                 for piece in writer.end(overview):
                     write(piece)
@@ -249,14 +262,56 @@ def _tell_files(paths: Sequence[Path], telling: _Telling) -> int:
             told, stale = aged(report, report.observed_at, telling.at or telling.now)
             yield HostResult(told, stale, str(path))
 
-    # Millions of records come and go, and none is in a cycle: looking for cycles would take a third of the time.
-    gc.disable()
-    try:
+    with _without_cycles():
         code = telling.tell(results(), history_of(found.history, telling.at or telling.now), found)
-    finally:
-        gc.enable()
     note(f"exitguard: {sentence}" for sentence in (*found.unread, *found.left_out))
     return code
+
+
+def _tell_fleet(telling: _Telling, asked_since: datetime | None, config: Path | None) -> int:
+    """Every host that its hub knows, or what changed; the exit code. Raises Refusal, ConfigError, PolicyError."""
+    from exitguard.cli.fleet_changes import fleet_changes
+    from exitguard.cli.fleet_reports import FleetReports
+    from exitguard.config import load_settings
+    from exitguard.fleet.operator import HubError
+    from exitguard.model.finding import EXIT_COMPLIANT, EXIT_ERROR
+    from exitguard.policy.load import load_rulebook
+    from exitguard.report.result import HostResult
+
+    settings = load_settings(config, os.environ).settings
+    rulebook = load_rulebook(settings.policy_files, settings.waiver_files)
+    at = telling.at or telling.now
+    try:
+        with hub_for(config) as hub, FleetReports(at, rulebook) as reports:
+            if asked_since is not None:
+                changes, whole = fleet_changes(hub, asked_since)
+                _write_changes(changes, telling.forms)
+                if not whole:
+                    note(["exitguard: there is more than is told here: ask for a shorter time."])
+                return EXIT_COMPLIANT
+            reports.fetch(hub, telling.at)
+
+            def results() -> "Iterator[HostResult]":
+                for report, known_at in reports.read():
+                    told, stale = (report, False) if known_at is None else aged(report, known_at, at)
+                    yield HostResult(told, stale, hub.url)
+
+            with _without_cycles():
+                code = telling.tell(results(), (), reports)
+            note(f"exitguard: {sentence}" for sentence in reports.unread)
+            return code
+    except HubError as error:
+        raise Refusal(f"exitguard: {error}", code=EXIT_ERROR) from error
+
+
+@contextlib.contextmanager
+def _without_cycles() -> Iterator[None]:
+    """Millions of records come and go, and none is in a cycle: looking for cycles would take a third of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _history_of_store(store: "HostStore", until: datetime) -> "tuple[Moment, ...]":
@@ -295,15 +350,20 @@ def aged(stored: "AuditReport", audited_at: datetime | None, at: datetime) -> tu
     return stored, stale
 
 
-def _tell_changes(store: "HostStore", since: datetime, forms: Sequence[Form], config: Path | None) -> None:
+def _changes_of_store(store: "HostStore", since: datetime, config: Path | None) -> "Changes":
     from exitguard.model.time import EPOCH
-    from exitguard.report.changes import Changes, changes_page
-    from exitguard.report.changes_rows import changes_csv, changes_markdown
+    from exitguard.report.changes import Changes
     from exitguard.report.deeds import with_runs
-    from exitguard.report.json_document import json_text
 
     transitions = with_runs(store.transitions(EPOCH), _deeds(config, store.host_id))
-    changes = Changes(since=since, transitions=tuple(each for each in transitions if each.at >= since), gaps=store.gaps(since))
+    return Changes(since=since, transitions=tuple(each for each in transitions if each.at >= since), gaps=store.gaps(since))
+
+
+def _write_changes(changes: "Changes", forms: Sequence[Form]) -> None:
+    from exitguard.report.changes import changes_page
+    from exitguard.report.changes_rows import changes_csv, changes_markdown
+    from exitguard.report.json_document import json_text
+
     tellers: dict[ReportFormat, Callable[[Changes, Look], str]] = {
         ReportFormat.TABLE: changes_page,
         ReportFormat.MARKDOWN: changes_markdown,

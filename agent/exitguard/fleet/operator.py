@@ -57,7 +57,7 @@ class HubOperator:
     def __init__(self, access: HubToken) -> None:
         import httpx
 
-        self._url = access.url
+        self.url = access.url
         token = _token(access.token_file)
         try:
             trust: Any = ssl.create_default_context(cafile=access.ca_file)
@@ -103,7 +103,7 @@ class HubOperator:
             for piece in response.iter_bytes():
                 content += piece
                 if len(content) > _LIMIT_ANSWER_BYTES:
-                    raise HubError(f"{self._url}{path}: answers more than {_LIMIT_ANSWER_BYTES >> 20} MiB. Expected a hub at hub_url.")
+                    raise HubError(f"{self.url}{path}: answers more than {_LIMIT_ANSWER_BYTES >> 20} MiB. Expected a hub at hub_url.")
         return self._parsed(answer, bytes(content), path)
 
     @contextmanager
@@ -119,7 +119,7 @@ class HubOperator:
                 yield response
         except (httpx.TransportError, httpx.DecodingError, ssl.SSLError) as error:
             what = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-            raise HubError(f"{self._url}: {what}. Expected the hub to answer there: see hub_url, and hub_ca_file.") from error
+            raise HubError(f"{self.url}: {what}. Expected the hub to answer there: see hub_url, and hub_ca_file.") from error
 
     def _refuse(self, response: "httpx.Response", path: str) -> None:
         content = b""
@@ -130,9 +130,9 @@ class HubOperator:
         word, message = _told(content, response.status_code)
         if response.status_code == _UNAUTHENTICATED:
             raise HubRefusal(
-                f"{self._url}: the token in hub_token_file does not count (any more): `exitguard hub token` makes another.", word=word
+                f"{self.url}: the token in hub_token_file does not count (any more): `exitguard hub token` makes another.", word=word
             )
-        raise HubRefusal(f"{self._url}{path}: {message}", word=word)
+        raise HubRefusal(f"{self.url}{path}: {message}", word=word)
 
     def _split(self, response: "httpx.Response", path: str) -> Iterator[bytes]:
         """Its lines, none longer than one may be; the last ends with a newline too, else the answer was cut off."""
@@ -145,9 +145,9 @@ class HubOperator:
                 held = bytearray(rest)
                 yield from lines
             if len(held) > _LIMIT_LINE_BYTES:
-                raise HubError(f"{self._url}{path}: a line of more than {_LIMIT_LINE_BYTES >> 20} MiB. Expected a hub at hub_url.")
+                raise HubError(f"{self.url}{path}: a line of more than {_LIMIT_LINE_BYTES >> 20} MiB. Expected a hub at hub_url.")
         if held:
-            raise HubError(f"{self._url}{path}: the answer ended in the middle of a line. Ask again; the hub's log says why.")
+            raise HubError(f"{self.url}{path}: the answer ended in the middle of a line. Ask again; the hub's log says why.")
 
     def _parsed(self, answer: type[Answer], content: bytes, path: str) -> Answer:
         try:
@@ -156,7 +156,7 @@ class HubOperator:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the whole"
             raise HubError(
-                f"{self._url}{path}: answers something else than a hub of this version: {where}: {first['msg'][:200]}. Expected a hub at "
+                f"{self.url}{path}: answers something else than a hub of this version: {where}: {first['msg'][:200]}. Expected a hub at "
                 "hub_url that is as new as this exitguard."
             ) from error
 

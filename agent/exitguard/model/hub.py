@@ -7,7 +7,7 @@ from pydantic import JsonValue
 from exitguard.model.documents import Summary
 from exitguard.model.finding import Severity, SubjectKind, Verdict
 from exitguard.model.record import Record
-from exitguard.model.time import UtcTime
+from exitguard.model.time import UtcTime, to_microseconds
 
 
 class Role(StrEnum):
@@ -43,6 +43,11 @@ class HubGap(Record):
     dropped: int
     reason: str
     received_at: UtcTime
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Its place in the order of pages."""
+        return (str(to_microseconds(self.received_at)), self.host_id, str(self.kind), self.gap_id)
 
 
 class FleetHost(Record):
@@ -108,7 +113,9 @@ class FindingEvent(Record):
     """One rule's verdict on one subject of a host became another."""
 
     host_id: str
+    #: Of the report that showed it, among the host's, and of this among what that report changed.
     position: int
+    line: int
     observed_at: UtcTime
     received_at: UtcTime
     rule: str
@@ -118,6 +125,11 @@ class FindingEvent(Record):
     before: Verdict | None
     now: Verdict | None
     reason: str
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Its place in the order of pages."""
+        return (str(to_microseconds(self.received_at)), self.host_id, str(self.position), str(self.line))
 
 
 class LedgerTotal(Record):
@@ -148,15 +160,19 @@ class LogEntry(Record):
 
 
 class EventPage(Record):
-    """The oldest first; ask again from the last one's received_at on."""
+    """The oldest first."""
 
     events: tuple[FindingEvent, ...]
+    #: Give it back as `after`, with the same `since`, for the next ones; None: these were the last.
+    after: str | None = None
 
 
 class GapPage(Record):
-    """The oldest first; ask again from the last one's received_at on."""
+    """The oldest first."""
 
     gaps: tuple[HubGap, ...]
+    #: As of an EventPage.
+    after: str | None = None
 
 
 class LogPage(Record):

@@ -1,4 +1,4 @@
-"""The `parameters:` of a rule: what a check can be told, for the two checks that take any."""
+"""The `parameters:` of a rule: what a check can be told, for the checks that take any."""
 
 import string
 from enum import StrEnum
@@ -6,11 +6,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from exitguard.policy.part import Line, PolicyPart
+from exitguard.policy.part import Line, Pattern, PolicyPart
 
 _OPTION_CHARACTERS = frozenset(string.ascii_letters + string.digits + "_-")
-_SOURCES = "sources"
-_NOVA_DEFAULT = "nova_default_off"
 
 
 class SourceName(StrEnum):
@@ -56,14 +54,54 @@ class NovaDefaultParameters(PolicyPart):
     )
 
 
+class FleetSilentParameters(PolicyPart):
+    """Parameters of the `fleet_host_silent` check. A daemon leaves a hub that does not answer alone for a quarter of an hour at most."""
+
+    after_minutes: Annotated[int, Field(ge=20, le=10_080)] = Field(
+        default=60, description="a host counts as silent once the hub has not heard of it for so long"
+    )
+
+
+class FleetClockParameters(PolicyPart):
+    """Parameters of the `fleet_clock` check."""
+
+    most_seconds: Annotated[int, Field(ge=5, le=86_400)] = Field(
+        default=60, description="how far a host's clock may be off the hub's, the time that a push takes included"
+    )
+
+
+class FleetQemuParameters(PolicyPart):
+    """Parameters of the `fleet_qemu_mixed` check."""
+
+    groups: tuple[Pattern, ...] = Field(
+        default=(),
+        max_length=1000,
+        description="regular expressions, each for the whole names of hosts between which guests may migrate; the first that matches "
+        "counts, and a host that none matches is in no group. Without any, hosts with the same processor are taken for a group",
+    )
+
+
+_KINDS: dict[str, type[PolicyPart]] = {
+    "sources": SourcesParameters,
+    "nova_default_off": NovaDefaultParameters,
+    "fleet_host_silent": FleetSilentParameters,
+    "fleet_clock": FleetClockParameters,
+    "fleet_qemu_mixed": FleetQemuParameters,
+}
+
+
 def _meant(given: object) -> str:
-    """Which of the two: an unknown key is then told beside the keys that were meant."""
+    """Which of them: an unknown key is then told beside the keys that were meant."""
     keys = given.keys() if isinstance(given, dict) else ()
-    is_nova = isinstance(given, NovaDefaultParameters) or any(key in NovaDefaultParameters.model_fields for key in keys)
-    return _NOVA_DEFAULT if is_nova else _SOURCES
+    found = (name for name, kind in _KINDS.items() if isinstance(given, kind) or any(key in kind.model_fields for key in keys))
+    return next(found, "sources")
 
 
 Parameters = Annotated[
-    Annotated[SourcesParameters, Tag(_SOURCES)] | Annotated[NovaDefaultParameters, Tag(_NOVA_DEFAULT)],
+    Annotated[SourcesParameters, Tag("sources")]
+    | Annotated[NovaDefaultParameters, Tag("nova_default_off")]
+    | Annotated[FleetSilentParameters, Tag("fleet_host_silent")]
+    | Annotated[FleetClockParameters, Tag("fleet_clock")]
+    | Annotated[FleetQemuParameters, Tag("fleet_qemu_mixed")],
     Discriminator(_meant),
 ]

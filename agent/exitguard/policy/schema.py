@@ -14,7 +14,14 @@ from exitguard.model.host import MitigationClass
 from exitguard.model.kernel import Body, KernelState
 from exitguard.model.plan import Remedy
 from exitguard.model.time import UtcTime
-from exitguard.policy.parameters import NovaDefaultParameters, Parameters, SourcesParameters
+from exitguard.policy.parameters import (
+    FleetClockParameters,
+    FleetQemuParameters,
+    FleetSilentParameters,
+    NovaDefaultParameters,
+    Parameters,
+    SourcesParameters,
+)
 from exitguard.policy.part import (
     BUILD_ID_PATTERN,
     WAIVER_ID_PATTERN,
@@ -43,7 +50,7 @@ class Provenance(StrEnum):
 
 
 class Check(StrEnum):
-    """The checks that a rule can name; audit/rules.py and, of a cloud, audit/cloud_rules.py hold one function for each."""
+    """The checks that a rule can name; rules.py, cloud_rules.py and fleet.py of audit/ hold one function for each."""
 
     KERNEL_GUARD = "kernel_guard"
     KERNEL_REBOOT = "kernel_reboot"
@@ -62,6 +69,9 @@ class Check(StrEnum):
     NOVA_INSTANCE_CONFLICT = "nova_instance_conflict"
     NOVA_INSTANCE_DRIFT = "nova_instance_drift"
     NOVA_INSTANCE_PMU = "nova_instance_pmu"
+    FLEET_HOST_SILENT = "fleet_host_silent"
+    FLEET_CLOCK = "fleet_clock"
+    FLEET_QEMU_MIXED = "fleet_qemu_mixed"
     WAIVERS = "waivers"
 
 
@@ -84,11 +94,23 @@ SUBJECT_OF: dict[Check, SubjectKind] = {
     Check.NOVA_INSTANCE_CONFLICT: SubjectKind.INSTANCE,
     Check.NOVA_INSTANCE_DRIFT: SubjectKind.INSTANCE,
     Check.NOVA_INSTANCE_PMU: SubjectKind.INSTANCE,
+    Check.FLEET_HOST_SILENT: SubjectKind.HOST,
+    Check.FLEET_CLOCK: SubjectKind.HOST,
+    Check.FLEET_QEMU_MIXED: SubjectKind.HOST,
     Check.WAIVERS: SubjectKind.POLICY,
 }
 
+#: What only a hub can tell of a host: the audit of the host itself has nothing to say of them.
+FLEET_CHECKS = frozenset({Check.FLEET_HOST_SILENT, Check.FLEET_CLOCK, Check.FLEET_QEMU_MIXED})
 
-_PARAMETERS_OF: dict[Check, type[PolicyPart]] = {Check.SOURCES: SourcesParameters, Check.NOVA_DEFAULT_OFF: NovaDefaultParameters}
+
+_PARAMETERS_OF: dict[Check, type[PolicyPart]] = {
+    Check.SOURCES: SourcesParameters,
+    Check.NOVA_DEFAULT_OFF: NovaDefaultParameters,
+    Check.FLEET_HOST_SILENT: FleetSilentParameters,
+    Check.FLEET_CLOCK: FleetClockParameters,
+    Check.FLEET_QEMU_MIXED: FleetQemuParameters,
+}
 
 
 class Rule(PolicyPart):
@@ -102,7 +124,7 @@ class Rule(PolicyPart):
     subject: SubjectKind
     check: Check
     parameters: Parameters | None = Field(
-        default=None, description="parameters of the check; only `sources` and `nova_default_off` take any"
+        default=None, description="parameters of the check; `sources`, `nova_default_off` and those of a fleet take some"
     )
     remedy: Remedy | None = Field(default=None, description="the remedy that mends a failure, or none")
 

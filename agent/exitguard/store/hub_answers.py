@@ -97,21 +97,30 @@ def read_findings(
     return tuple(_fleet_finding(row) for row in rows), last
 
 
-def read_events(connection: Connection, since: datetime, limit: int, host_id: str | None = None) -> tuple[FindingEvent, ...]:
-    """Verdicts that changed, by what the hub received since then: the oldest first."""
-    statement = select(finding_event).where(finding_event.c.received_at >= to_microseconds(since))
+def read_events(
+    connection: Connection, since: datetime, limit: int, host_id: str | None = None, after: tuple[str, ...] | None = None
+) -> tuple[FindingEvent, ...]:
+    """Verdicts that changed, by what the hub received since then, the oldest first. `after` is the `key` of one, or of a gap."""
+    keys = (finding_event.c.received_at, finding_event.c.host_id, finding_event.c.position, finding_event.c.line)
+    statement = select(finding_event).where(finding_event.c.received_at >= to_microseconds(since)).order_by(*keys).limit(limit)
     if host_id is not None:
         statement = statement.where(finding_event.c.host_id == host_id)
-    order = (finding_event.c.received_at, finding_event.c.host_id, finding_event.c.position, finding_event.c.line)
-    return tuple(_event(row) for row in connection.execute(statement.order_by(*order).limit(limit)).mappings())
+    if after is not None:
+        received, host_of, position, line = after
+        statement = statement.where(_after(keys, (int(received), host_of, int(position), int(line))))
+    return tuple(_event(row) for row in connection.execute(statement).mappings())
 
 
-def read_gaps(connection: Connection, since: datetime, limit: int, host_id: str | None = None) -> tuple[HubGap, ...]:
-    """What did not arrive, by what the hub heard of since then: the oldest first."""
-    statement = select(gap).where(gap.c.received_at >= to_microseconds(since))
+def read_gaps(
+    connection: Connection, since: datetime, limit: int, host_id: str | None = None, after: tuple[str, ...] | None = None
+) -> tuple[HubGap, ...]:
+    """What did not arrive, by what the hub heard of since then, the oldest first."""
+    keys = (gap.c.received_at, gap.c.host_id, gap.c.kind, gap.c.gap_id)
+    statement = select(gap).where(gap.c.received_at >= to_microseconds(since)).order_by(*keys).limit(limit)
     if host_id is not None:
         statement = statement.where(gap.c.host_id == host_id)
-    ordered = statement.order_by(gap.c.received_at, gap.c.host_id, gap.c.kind, gap.c.gap_id).limit(limit)
+    if after is not None:
+        statement = statement.where(_after(keys, (int(after[0]), *after[1:])))
     return tuple(
         HubGap(
             host_id=row["host_id"],
@@ -123,7 +132,7 @@ def read_gaps(connection: Connection, since: datetime, limit: int, host_id: str 
             reason=row["reason"],
             received_at=from_microseconds(row["received_at"]),
         )
-        for row in connection.execute(ordered).mappings()
+        for row in connection.execute(statement).mappings()
     )
 
 
@@ -265,6 +274,7 @@ def _event(row: RowMapping) -> FindingEvent:
     return FindingEvent(
         host_id=row["host_id"],
         position=row["position"],
+        line=row["line"],
         observed_at=from_microseconds(row["observed_at"]),
         received_at=from_microseconds(row["received_at"]),
         rule=row["rule"],

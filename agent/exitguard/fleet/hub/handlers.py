@@ -1,6 +1,7 @@
 """What the hub does for each route: one function each, synchronous. Raises RefusedError for what is not done, StoreError."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -22,8 +23,11 @@ from exitguard.store.hub_answers import read_events, read_findings, read_gaps, r
 
 _Body = TypeVar("_Body", bound=Record)
 _MOST_A_PAGE, _A_PAGE = 1000, 100
-_LIMIT_QUERY_CHARACTERS = 600
-_FINDING_KEY_PARTS = 5
+#: A key of 255 characters may be six times as long in JSON.
+_LIMIT_QUERY_CHARACTERS = 4096
+#: Of keys by which pages go on: a letter a part, `n` for a number.
+_FINDING_KEY, _EVENT_KEY, _GAP_KEY = "ttttn", "ntnn", "nttt"
+_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 _A_DAY = timedelta(days=1)
 #: A batch takes many times its size while it is read; so those that are large are read one after the other.
 _LARGE_BYTES = 4 << 20
@@ -116,27 +120,28 @@ def reports(call: Call) -> Answer:
 
 
 def findings(call: Call) -> Answer:
-    verdict, rule, after = _text(call, "verdict"), _text(call, "rule"), _text(call, "after")
+    verdict, rule = _text(call, "verdict"), _text(call, "rule")
     try:
         wanted = None if verdict is None else Verdict(verdict)
-        key = None if after is None else tuple(str(part) for part in json.loads(after))
-    except (ValueError, TypeError) as error:
-        raise _bad_query("verdict" if verdict is not None else "after") from error
-    if key is not None and (len(key) != _FINDING_KEY_PARTS or not key[-1].isdecimal()):
-        raise _bad_query("after")
+    except ValueError as error:
+        raise _bad_query("verdict") from error
     with call.store.reading() as connection:
-        found, last = read_findings(connection, _limit(call), verdict=wanted, rule=rule, after=key)
-    return told(FindingPage(findings=found, after=None if last is None else json.dumps(last)))
+        found, last = read_findings(connection, _limit(call), verdict=wanted, rule=rule, after=_after(call, _FINDING_KEY))
+    return told(FindingPage(findings=found, after=_told_after(last)))
 
 
 def events(call: Call) -> Answer:
+    limit = _limit(call)
     with call.store.reading() as connection:
-        return told(EventPage(events=read_events(connection, _since(call), _limit(call), _text(call, "host"))))
+        found = read_events(connection, _since(call), limit, _text(call, "host"), _after(call, _EVENT_KEY))
+    return told(EventPage(events=found, after=_told_after(found[-1].key if len(found) == limit else None)))
 
 
 def gaps(call: Call) -> Answer:
+    limit = _limit(call)
     with call.store.reading() as connection:
-        return told(GapPage(gaps=read_gaps(connection, _since(call), _limit(call), _text(call, "host"))))
+        found = read_gaps(connection, _since(call), limit, _text(call, "host"), _after(call, _GAP_KEY))
+    return told(GapPage(gaps=found, after=_told_after(found[-1].key if len(found) == limit else None)))
 
 
 def ledger(call: Call) -> Answer:
@@ -213,6 +218,24 @@ def _limit(call: Call) -> int:
     if not (text.isascii() and text.isdecimal() and 1 <= len(text) <= len(str(_MOST_A_PAGE)) and 1 <= int(text) <= _MOST_A_PAGE):
         raise _bad_query("limit")
     return int(text)
+
+
+def _after(call: Call, form: str) -> tuple[str, ...] | None:
+    """The key of a page's last row, as `_told_after` told it: a letter of `form` a part, `n` a number."""
+    text = _text(call, "after")
+    if text is None:
+        return None
+    try:
+        key = tuple(str(part) for part in json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _bad_query("after") from error
+    if len(key) != len(form) or not all(kind != "n" or _NUMBER.fullmatch(part) for kind, part in zip(form, key, strict=True)):
+        raise _bad_query("after")
+    return key
+
+
+def _told_after(key: tuple[str, ...] | None) -> str | None:
+    return None if key is None else json.dumps(key)
 
 
 def _bad_query(name: str) -> RefusedError:

@@ -90,7 +90,7 @@ ROUTES = (
         Role.VIEWER,
         EventPage,
         "Verdicts that became others, by when the hub heard of it.",
-        query={"since": _SINCE, "host": _HOST, "limit": _LIMIT},
+        query={"since": _SINCE, "host": _HOST, "after": _AFTER, "limit": _LIMIT},
     ),
     Route(
         "GET",
@@ -99,7 +99,7 @@ ROUTES = (
         Role.VIEWER,
         GapPage,
         "Observations that did not arrive, by when the hub heard of it.",
-        query={"since": _SINCE, "host": _HOST, "limit": _LIMIT},
+        query={"since": _SINCE, "host": _HOST, "after": _AFTER, "limit": _LIMIT},
     ),
     Route(
         "GET",
