@@ -1,5 +1,6 @@
 # What an operator and a developer run. Each target sets up what it needs; a second run adds milliseconds.
 #   make audit   audit this machine (AUDIT_ARGS='--format json' for another form)
+#   make demo    a hub with 1,000 simulated hosts, and its report as a page (DEMO_HOSTS=100 for fewer)
 #   make test    run the tests (TEST_ARGS='tests/policy -x' for some of them)
 #   make deb     build the Debian package (DEB_ARGS='--version-suffix +site2' for a newer build of the same version)
 .DEFAULT_GOAL := help
@@ -19,6 +20,7 @@ DEB_ARGS ?=
 SOAK_MINUTES ?= 30
 OPENSTACK_ARGS ?=
 SOAK_KILLS ?= 300
+DEMO_HOSTS ?= 1000
 FUZZ_TARGET ?= image
 FUZZ_MINUTES ?= 10
 
@@ -28,7 +30,7 @@ state := .local/state
 coverage := .local/coverage
 tested := $(shell find agent tests policies playbooks deploy scripts -type f -not -name '*.pyc' 2>/dev/null) pyproject.toml
 
-.PHONY: help setup setup-dev audit test test-openstack check deb lab-kernels lab lab-chain lab-story soak fuzz mutation bench generate clean
+.PHONY: help setup setup-dev audit demo test test-openstack check deb lab-kernels lab lab-chain lab-story soak fuzz mutation bench generate clean
 
 help:
 	@sed -n 's/^#   //p' Makefile; echo 'others: setup check test-openstack lab-kernels lab lab-chain lab-story soak fuzz mutation bench generate clean'
@@ -44,6 +46,11 @@ audit: setup
 	@status=0; EXITGUARD_STATE_DIR=$(state) $(bin)/exitguard audit $(AUDIT_ARGS) || status=$$?; \
 	case $$status in 0 | 2 | 3) ;; *) exit $$status ;; esac; \
 	echo 'Go on with: EXITGUARD_STATE_DIR=$(state) $(bin)/exitguard report, explain, doctor ...' >&2
+
+# Everything lies below .local/demo; the hub listens on loopback, and ends with this.
+demo:
+	@scripts/set_up.sh hub
+	@scripts/demo.sh .local/demo $(DEMO_HOSTS)
 
 test: setup-dev
 	@scripts/system_packages.sh test || echo 'Going on without a local libvirtd and QEMU: the tests that need them are skipped.' >&2

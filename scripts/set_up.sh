@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv/bin/exitguard out of uv.lock: `set_up.sh host` what a hypervisor needs, `set_up.sh dev` that and what the tests need.
+# Makes .venv/bin/exitguard out of uv.lock: `set_up.sh host` what a hypervisor needs, `set_up.sh hub` what a hub needs, `set_up.sh dev` both and what
+# the tests need.
 # When nothing changed since the last time it only compares a stamp. A run that was killed half-way is begun anew by the next.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,8 +12,9 @@ say() { printf '%s\n' "$*" >&2; }
 
 case ${1:-} in
     host) extras=(--extra host) ;;
+    hub) extras=(--extra hub) ;;
     dev) extras=(--extra host --extra hub --extra openstack --extra dev) ;;
-    *) say "usage: $0 host|dev" && exit 64 ;;
+    *) say "usage: $0 host|hub|dev" && exit 64 ;;
 esac
 
 wanted=$(cat pyproject.toml uv.lock scripts/set_up.sh | sha256sum)

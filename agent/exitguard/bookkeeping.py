@@ -9,9 +9,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from exitguard.facts.frequency import read_frequency
+from exitguard.facts.tree import HostTree
 from exitguard.model.documents import AuditReport
 from exitguard.model.ledger import OwnCost
+from exitguard.model.rates import HostSavings, OwnUse
 from exitguard.model.samples import Incarnation, Samples
+from exitguard.savings.account import Sums, savings_now
 from exitguard.savings.hours import hours, milliseconds_of, split
 from exitguard.savings.intervals import intervals
 from exitguard.savings.ledger import UNKNOWN, added, first_seen, standings_of
@@ -19,6 +23,7 @@ from exitguard.savings.worth import Levers
 
 if TYPE_CHECKING:
     from exitguard.store.host import HostStore
+    from exitguard.store.ledger import LedgerPart
     from exitguard.store.ledger_writing import Cursor, LedgerWriter
 
 #: Samples in one transaction: well under a second of work on a host with a thousand guests.
@@ -42,6 +47,18 @@ def keep_books(store: "HostStore", own_costs: Iterable[OwnCost] = (), *, pulse: 
                 return booked
             _book(writer, documents)
         booked += len(documents)
+
+
+def sums_of(part: "LedgerPart") -> Sums:
+    """What the account adds up, out of what the store holds."""
+    own = OwnUse(cpu_seconds=part.own_cpu_seconds, running_seconds=part.own_running_seconds)
+    return Sums(part.since, part.until, part.by_run, part.watched_seconds, own, part.unaccounted_runs)
+
+
+def savings_of(store: "HostStore", now: datetime) -> HostSavings | None:
+    """What the host saves now; None where its ledger is empty. Raises StoreError."""
+    booked_until, present = store.ledger.read_now(now)
+    return None if booked_until is None else savings_now(booked_until, sums_of(present), read_frequency(HostTree()), now)
 
 
 def note_judgement(store: "HostStore", report: AuditReport, incarnations: Mapping[str, Incarnation | None], levers: Levers) -> None:

@@ -127,6 +127,14 @@ def test_groups_by_name_go_before_processors() -> None:
     assert "none of the policy's groups" in found["lab"][1]
 
 
+def test_one_expression_may_make_many_groups() -> None:
+    rulebook = with_parameters(Check.FLEET_QEMU_MIXED, FleetQemuParameters(groups=("(rack[0-9]+)-.*",)))
+    changes = {"rack1-a": Tri.YES, "rack1-b": Tri.YES, "rack2-a": Tri.NO, "rack2-b": Tri.YES}
+    found = mixed(*(member(name, clears=clears) for name, clears in changes.items()), rulebook=rulebook)
+    assert [verdict for verdict, _ in found.values()] == [Verdict.PASS, Verdict.PASS, Verdict.FAIL, Verdict.FAIL]
+    assert "of group rack2 1 host" in found["rack2-a"][1]
+
+
 @pytest.mark.parametrize(
     ("clears", "verdict"),
     [

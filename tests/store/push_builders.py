@@ -72,7 +72,9 @@ def record(seq: int, document: Record, at: datetime, *, in_full: bool = True) ->
         case AuditReport():
             kind, body = PushKind.REPORT, unstamped(document)
         case _:
-            kind = {"Samples": PushKind.SAMPLES, "LedgerRows": PushKind.LEDGER, "Gap": PushKind.GAP}[type(document).__name__]
+            kind = {"Samples": PushKind.SAMPLES, "LedgerRows": PushKind.LEDGER, "SavingsText": PushKind.SAVINGS, "Gap": PushKind.GAP}[
+                type(document).__name__
+            ]
             body = record_json(document.model_dump(mode="json"))
     sha256 = "sha256:" + hashlib.sha256(body).hexdigest()
     return PushRecord(seq=seq, kind=kind, sha256=sha256, observed_at=at, payload=json.loads(body) if in_full else None)

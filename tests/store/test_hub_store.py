@@ -29,7 +29,10 @@ from exitguard.model.documents import AuditReport
 from exitguard.model.finding import Verdict
 from exitguard.model.history import Gap
 from exitguard.model.hub import GapKind
-from exitguard.model.push import PushKind, PushRecord, SpoolGap
+from exitguard.model.push import PushKind, PushRecord, SavingsText, SpoolGap
+from exitguard.model.rates import HostSavings, OwnUse
+from exitguard.model.record import unseen
+from exitguard.savings.account import Sums, savings_now
 from exitguard.store.errors import StoreError
 from exitguard.store.hub import HubRetention, HubStore
 from exitguard.store.hub_answers import (
@@ -227,6 +230,22 @@ def test_a_report_of_the_past_is_told_as_of_then(store: HubStore) -> None:
     assert told(day - 1) == (report_of(1, minutes(60), passing),)
     assert told(day + 4) == (report_of(1, minutes(day), passing),)
     assert told(9 * day) == (report_of(1, minutes(day + 5), failing),)
+
+
+def test_what_a_host_saves_is_told_for_two_hours(store: HubStore) -> None:
+    own = OwnUse(cpu_seconds=1.0, running_seconds=3600.0)
+
+    def saved(minute: int) -> HostSavings:
+        return savings_now(
+            minutes(minute), Sums(START, minutes(minute), (), 60.0 + minute, own), unseen("test", "not known"), minutes(minute)
+        )
+
+    store.take(batch_of(1, audit_records(1, 1, START)), received_at=START)
+    for seq, minute in ((3, 10), (4, 70)):
+        store.take(batch_of(1, [record(seq, SavingsText.of(saved(minute)), minutes(minute))]), received_at=minutes(minute))
+    told = {minute: next(store.reports(minutes(minute))).savings_json for minute in (9, 10, 69, 70, 190, 191)}
+    read = {minute: None if body == b"null" else HostSavings.model_validate_json(body) for minute, body in told.items()}
+    assert read == {9: None, 10: saved(10), 69: saved(10), 70: saved(70), 190: saved(70), 191: None}
 
 
 def test_of_ledger_rows_the_highest_revision_counts_in_whatever_order_they_come(store: HubStore) -> None:

@@ -8,12 +8,16 @@ import pytest
 from push_builders import EPOCH
 from store_builders import HOST_ID, START, finding, judge, judge_again, minutes, observe
 
+from exitguard.bookkeeping import savings_of
 from exitguard.model.canonical import record_json
 from exitguard.model.documents import AuditReport, FactsDocument
 from exitguard.model.finding import Verdict
 from exitguard.model.ledger import GuardSaving, LedgerRow, RunStanding
-from exitguard.model.push import LedgerRows, PushAnswer, PushBatch, PushKind, RefusedRecord, stamped
+from exitguard.model.push import LedgerRows, PushAnswer, PushBatch, PushKind, RefusedRecord, SavingsText, stamped
+from exitguard.model.rates import OwnUse
+from exitguard.model.record import unseen
 from exitguard.model.samples import Incarnation, Samples
+from exitguard.savings.account import Sums, savings_now
 from exitguard.savings.intervals import Look
 from exitguard.store.gap import note_dropped
 from exitguard.store.host import HostStore
@@ -132,6 +136,24 @@ def test_rows_of_the_ledger_are_pushed_whenever_they_change(store: HostStore) ->
     second = taken(store)
     assert kinds(second) == ["ledger"]
     assert LedgerRows.model_validate_json(_body(second, 0)).rows == (changed, other)
+
+
+def test_what_the_host_saves_is_pushed_from_the_first_look_on(store: HostStore) -> None:
+    audit(store, 0)
+    saved = savings_of(store, minutes(5))
+    assert saved is None, "nothing is booked"
+    own = OwnUse(cpu_seconds=0.1, running_seconds=300.0)
+    told = savings_now(minutes(1), Sums(START, minutes(5), (), 300.0, own), unseen("test", "not known"), minutes(5))
+    store.spool.add_savings(told, minutes(5))
+    assert store.spool.state().records == 0, "before the first look nobody pushes"
+    taken(store)
+    store.spool.add_savings(told, minutes(5))
+    record = taken(store).records[-1]
+    assert (record.kind, record.observed_at) == (PushKind.SAVINGS, minutes(5))
+    assert record.payload is not None
+    assert SavingsText.model_validate(record.payload).savings == told
+    audit(store, 10)
+    assert [each.seq for each in taken(store).records] == list(range(1, len(taken(store).records) + 1))
 
 
 def test_a_host_without_a_hub_notes_nothing(store: HostStore) -> None:

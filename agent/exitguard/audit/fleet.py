@@ -194,9 +194,13 @@ def _hosts(count: int) -> str:
 
 
 def _group(member: Member, patterns: tuple[str, ...]) -> str | None:
-    if patterns:
-        return next((pattern for pattern in patterns if re.fullmatch(pattern, member.name)), None)
-    return member.cpu_model_name
+    if not patterns:
+        return member.cpu_model_name
+    for pattern in patterns:
+        match = re.fullmatch(pattern, member.name)
+        if match is not None:
+            return "/".join(part or "" for part in match.groups()) if match.re.groups else pattern
+    return None
 
 
 def _no_group(member: Member, patterns: tuple[str, ...]) -> str:

@@ -25,6 +25,7 @@ from exitguard.cli import (
     rollout,
     savings,
     schema,
+    simulate,
     waiver,
 )
 from exitguard.cli.examples import examples_of
@@ -56,6 +57,7 @@ app.add_typer(rollout.app, name="rollout")
 app.command("rollback")(rollback.rollback)
 app.command("daemon")(daemon.daemon)
 app.add_typer(hub.app, name="hub")
+app.command("simulate")(simulate.simulate)
 app.add_typer(policy.app, name="policy")
 app.add_typer(waiver.app, name="waiver")
 app.add_typer(config.app, name="config")

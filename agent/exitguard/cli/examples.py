@@ -110,6 +110,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "exitguard daemon",
         "exitguard --log-format json daemon --config agent.yaml",
     ),
+    "simulate": (
+        "exitguard simulate --hosts 1000 --looks 24 --load hub.sqlite",
+        "exitguard simulate --hosts 50 --hub http://127.0.0.1:8470 --enrolment-file secret --keys keys",
+    ),
     "hub": (
         "exitguard hub serve --database hub.sqlite",
         "exitguard hub enrolment --name rack-7 --hosts 40",

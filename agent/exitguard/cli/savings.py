@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from exitguard.cli.ledger import sums_of
 from exitguard.cli.log import configure_logging
 from exitguard.cli.options import ConfigOption, Format, FormatOption, OutputOption, StateDirOption
 from exitguard.cli.output import look_for, write_result
@@ -66,6 +65,7 @@ def savings(
 
 
 def _books(view: "LedgerView") -> "Books":
+    from exitguard.bookkeeping import sums_of
     from exitguard.savings.account import Books
 
     return Books(

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from exitguard.bookkeeping import savings_of
 from exitguard.daemon.conditions import Conditions
 from exitguard.daemon.log import get_logger
 from exitguard.daemon.metrics import Metrics
 from exitguard.fleet.client import BatchRefused, HubAccess, HubClient, HubUnreachable, PushError
 from exitguard.model.push import MOST_RECORDS, PushAnswer, PushBatch
+from exitguard.savings.account import is_outdated
+from exitguard.savings.hours import hour_of
 
 if TYPE_CHECKING:
     from exitguard.store.host import HostStore
@@ -46,6 +49,8 @@ class Pusher:
     pulse: Callable[[], None]
     clock: Callable[[], float] = time.monotonic
     _client: HubClient | None = None
+    #: The hour in which the host's savings were last put into the spool.
+    _saved_in: datetime | None = None
     _failures: int = 0
     _not_before: float = 0.0
     #: Of the next batch: records that the hub wants in full, and how many records it may have at most.
@@ -56,6 +61,7 @@ class Pusher:
         """Take in what is new, and send what waits, as far as time allows and the hub answers."""
         spool = store.spool
         spool.take_in(self.pushing.limit_bytes, self.pulse)
+        self._add_savings(store, spool, datetime.now(UTC))
         if self.clock() >= self._not_before:
             self._send(store, spool, hostname)
         self._tell(spool)
@@ -64,6 +70,15 @@ class Pusher:
         if self._client is not None:
             self._client.close()
             self._client = None
+
+    def _add_savings(self, store: "HostStore", spool: "Spool", now: datetime) -> None:
+        """Once an hour: the ledger's own hours are pushed beside it."""
+        if self._saved_in == (hour := hour_of(now)):
+            return
+        savings = savings_of(store, now)
+        if savings is not None and not is_outdated(savings.booked_until, now):
+            spool.add_savings(savings, now)
+            self._saved_in = hour
 
     def _send(self, store: "HostStore", spool: "Spool", hostname: str | None) -> None:
         if self._client is None:

@@ -69,20 +69,99 @@ class HubAccess:
     ca_file: Path | None = None
 
 
-class _Answer(NamedTuple):
+class Answered(NamedTuple):
+    """What a hub answers, read whole."""
+
     status_code: int
     content: bytes
     retry_after: str
 
+    @property
+    def told(self) -> str:
+        """What a refusal says, in a line."""
+        try:
+            message = str(json.loads(self.content)["message"])
+        except (ValueError, KeyError, TypeError):
+            message = f"status {self.status_code}"
+        return " ".join(message.split())[:300]
+
+
+class HubConnection:
+    """HTTP to one hub, kept while it is used: for one thread."""
+
+    def __init__(self, url: str, ca_file: Path | None = None) -> None:
+        self.url = url
+        self._ca_file = ca_file
+        self._http: httpx.Client | None = None
+
+    def close(self) -> None:
+        if self._http is not None:
+            self._http.close()
+            self._http = None
+
+    def send(self, path: str, content: bytes, key: HostKey, *, packed: bool) -> Answered:
+        """The answer, whatever it says but that it would be another one later. Raises HubUnreachable, PushError."""
+        import stamina
+        from stamina.instrumentation import set_on_retry_hooks
+
+        set_on_retry_hooks([])  # the caller says what is wrong, once
+        for attempt in stamina.retry_context(
+            on=HubUnreachable,
+            attempts=_TRIES,
+            wait_initial=_FIRST_WAIT_SECONDS,
+            wait_max=_MOST_WAIT_SECONDS,
+            wait_jitter=_MOST_WAIT_SECONDS,
+        ):
+            with attempt:
+                return self._send_once(path, content, key, packed=packed)
+        raise AssertionError("stamina ends with an answer or an error")
+
+    def _send_once(self, path: str, content: bytes, key: HostKey, *, packed: bool) -> Answered:
+        import httpx
+
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key.text}"}
+        if packed:
+            headers["Content-Encoding"] = "zstd"
+        try:
+            with self._connection().stream("POST", path, content=content, headers=headers) as answer:
+                told = Answered(answer.status_code, _read_bounded(answer), answer.headers.get("retry-after", ""))
+        except (httpx.TransportError, httpx.DecodingError, ssl.SSLError) as error:
+            self.close()
+            what = " ".join(str(error).split())[:200] or type(error).__name__
+            raise HubUnreachable(f"{self.url}: {what}. Expected the hub to answer there; what waits is kept.") from error
+        if told.status_code in _TRANSIENT:
+            again = told.retry_after
+            seconds = float(again) if again.isdecimal() and len(again) < len("100000") else 0.0
+            sentence = f"{self.url}: answered {told.status_code}: {told.told}. What waits is kept."
+            raise HubUnreachable(sentence, retry_after_seconds=seconds)
+        return told
+
+    def _connection(self) -> "httpx.Client":
+        import httpx
+
+        if self._http is None:
+            try:
+                trust: Any = ssl.create_default_context(cafile=self._ca_file)
+            except (OSError, ssl.SSLError) as error:
+                raise PushError(f"{self._ca_file}: {error}. Expected certificates in PEM in hub_ca_file.") from error
+            self._http = httpx.Client(
+                base_url=self.url,
+                verify=trust,
+                timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
+                headers={"User-Agent": f"exitguard/{__version__}"},
+                trust_env=False,
+            )
+        return self._http
+
 
 class HubClient:
-    """A connection that is kept while it is used: a context manager, for one thread."""
+    """What one host says to its hub: a context manager, for one thread."""
 
     def __init__(self, access: HubAccess, host_id: str) -> None:
         self._access = access
         self._host_id = host_id
         self._key: HostKey | None = None
-        self._http: httpx.Client | None = None
+        self._connection = HubConnection(access.url, access.ca_file)
 
     def __enter__(self) -> Self:
         return self
@@ -91,9 +170,7 @@ class HubClient:
         self.close()
 
     def close(self) -> None:
-        if self._http is not None:
-            self._http.close()
-            self._http = None
+        self._connection.close()
 
     def push(self, batch: PushBatch, hostname: str | None = None) -> PushAnswer:
         """What the hub has committed. A host that has not been let in asks for that first. Raises PushError."""
@@ -103,10 +180,10 @@ class HubClient:
             self._enrol(self._access.enrolment_file, hostname)
             answer = self._send("/v1/push", content, packed=True)
         if answer.status_code in _UNFIT:
-            raise BatchRefused(f"{self._access.url}: refused what was pushed: {_told(answer)}")
+            raise BatchRefused(f"{self._access.url}: refused what was pushed: {answer.told}")
         if answer.status_code != _OK:
             raise NotAdmitted(
-                f"{self._access.url}: does not let this host in: {_told(answer)}. Expected a key that counts in "
+                f"{self._access.url}: does not let this host in: {answer.told}. Expected a key that counts in "
                 f"{self._access.key_file}: have `exitguard hub enrolment` make a secret there, and name its file in hub_enrolment_file."
             )
         try:
@@ -120,61 +197,10 @@ class HubClient:
         asked = Enrolment(secret=secret, host_id=key.host_id, hostname=hostname or None, key=key.public)
         answer = self._send("/v1/enrol", asked.model_dump_json(exclude_none=True).encode("utf-8"), packed=False)
         if answer.status_code != _CREATED:
-            raise NotAdmitted(f"{self._access.url}: does not let this host in: {_told(answer)}. Expected a secret that counts in {file}.")
+            raise NotAdmitted(f"{self._access.url}: does not let this host in: {answer.told}. Expected a secret that counts in {file}.")
 
-    def _send(self, path: str, content: bytes, *, packed: bool) -> _Answer:
-        """The answer, whatever it says but that it would be another one later. Raises HubUnreachable."""
-        import stamina
-        from stamina.instrumentation import set_on_retry_hooks
-
-        set_on_retry_hooks([])  # the caller says what is wrong, once
-        for attempt in stamina.retry_context(
-            on=HubUnreachable,
-            attempts=_TRIES,
-            wait_initial=_FIRST_WAIT_SECONDS,
-            wait_max=_MOST_WAIT_SECONDS,
-            wait_jitter=_MOST_WAIT_SECONDS,
-        ):
-            with attempt:
-                return self._send_once(path, content, packed=packed)
-        raise AssertionError("stamina ends with an answer or an error")
-
-    def _send_once(self, path: str, content: bytes, *, packed: bool) -> _Answer:
-        import httpx
-
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._held_key().text}"}
-        if packed:
-            headers["Content-Encoding"] = "zstd"
-        try:
-            with self._connection().stream("POST", path, content=content, headers=headers) as answer:
-                told = _Answer(answer.status_code, _read_bounded(answer), answer.headers.get("retry-after", ""))
-        except (httpx.TransportError, httpx.DecodingError, ssl.SSLError) as error:
-            self.close()
-            what = " ".join(str(error).split())[:200] or type(error).__name__
-            raise HubUnreachable(f"{self._access.url}: {what}. Expected the hub to answer there; what waits is kept.") from error
-        if told.status_code in _TRANSIENT:
-            again = told.retry_after
-            seconds = float(again) if again.isdecimal() and len(again) < len("100000") else 0.0
-            sentence = f"{self._access.url}: answered {told.status_code}: {_told(told)}. What waits is kept."
-            raise HubUnreachable(sentence, retry_after_seconds=seconds)
-        return told
-
-    def _connection(self) -> "httpx.Client":
-        import httpx
-
-        if self._http is None:
-            try:
-                trust: Any = ssl.create_default_context(cafile=self._access.ca_file)
-            except (OSError, ssl.SSLError) as error:
-                raise PushError(f"{self._access.ca_file}: {error}. Expected certificates in PEM in hub_ca_file.") from error
-            self._http = httpx.Client(
-                base_url=self._access.url,
-                verify=trust,
-                timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
-                headers={"User-Agent": f"exitguard/{__version__}"},
-                trust_env=False,
-            )
-        return self._http
+    def _send(self, path: str, content: bytes, *, packed: bool) -> Answered:
+        return self._connection.send(path, content, self._held_key(), packed=packed)
 
     def _held_key(self) -> HostKey:
         if self._key is None:
@@ -233,12 +259,3 @@ def _read_bounded(answer: "httpx.Response") -> bytes:
         if len(content) > _LIMIT_ANSWER_BYTES:
             break
     return content
-
-
-def _told(answer: _Answer) -> str:
-    """What a refusal says, in a line."""
-    try:
-        message = str(json.loads(answer.content)["message"])
-    except (ValueError, KeyError, TypeError):
-        message = f"status {answer.status_code}"
-    return " ".join(message.split())[:300]

@@ -86,6 +86,8 @@ class FleetReport(Record):
     received_at: UtcTime
     #: model.documents.AuditReport
     report: dict[str, JsonValue]
+    #: What the host said of its savings in the two hours before that time: model.rates.HostSavings.
+    savings: dict[str, JsonValue] | None = None
 
 
 class FleetFinding(Record):

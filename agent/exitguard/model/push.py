@@ -16,6 +16,7 @@ from pydantic import Field, JsonValue, model_validator
 from exitguard.model.canonical import record_json
 from exitguard.model.documents import AuditReport, FactsDocument
 from exitguard.model.ledger import COUNTS, LedgerRow
+from exitguard.model.rates import HostSavings
 from exitguard.model.record import Record
 from exitguard.model.time import UtcTime, format_rfc3339
 
@@ -26,6 +27,7 @@ MOST_BATCH_BYTES = 48 << 20
 MOST_COMPRESSED_BYTES = 12 << 20
 #: Of one ledger record; more become several.
 MOST_LEDGER_ROWS = 1000
+MOST_SAVINGS_CHARACTERS = 1 << 20
 MOST_REASON_CHARACTERS = 500
 MOST_NAME_CHARACTERS = 255
 #: What both JSON (RFC 8785 by RFC 7493) and a 64-bit column hold.
@@ -51,6 +53,7 @@ class PushKind(StrEnum):
     REPORT = "report"  # AuditReport, observed_at null, without savings
     SAMPLES = "samples"  # Samples
     LEDGER = "ledger"  # LedgerRows
+    SAVINGS = "savings"  # SavingsText
     GAP = "gap"  # history.Gap: what the host itself could not store
 
 
@@ -62,6 +65,22 @@ class LedgerRows(Record):
     """Rows of the ledger, each a full replacement of the one with its key and a lower revision."""
 
     rows: Annotated[tuple[LedgerRow, ...], Field(min_length=1, max_length=MOST_LEDGER_ROWS)]
+
+
+class SavingsText(Record):
+    """What a host saves when it is pushed: the JSON of a rates.HostSavings, as text, since that has fractions and a payload none."""
+
+    text: Annotated[str, Field(max_length=MOST_SAVINGS_CHARACTERS)]
+
+    @classmethod
+    def of(cls, savings: HostSavings) -> Self:
+        return cls(text=savings.model_dump_json())
+
+    @property
+    def savings(self) -> HostSavings:
+        """Raises ValueError (pydantic's ValidationError) for what is none, or has a number that JSON has not."""
+        read = HostSavings.model_validate_json(self.text)
+        return HostSavings.model_validate_json(read.model_dump_json())  # infinity and not-a-number become null there
 
 
 class PushRecord(Record):

@@ -77,7 +77,8 @@ class FleetQemuParameters(PolicyPart):
         default=(),
         max_length=1000,
         description="regular expressions, each for the whole names of hosts between which guests may migrate; the first that matches "
-        "counts, and a host that none matches is in no group. Without any, hosts with the same processor are taken for a group",
+        "counts, and a host that none matches is in no group. One with (parentheses) makes a group of each text that they match. Without "
+        "any, hosts with the same processor are taken for a group",
     )
 
 

@@ -2,8 +2,8 @@
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, func, select, tuple_
@@ -16,10 +16,12 @@ from exitguard.model.push import PushKind, stamped, stamped_json
 from exitguard.model.samples import Incarnation, Samples
 from exitguard.model.time import from_microseconds, to_microseconds
 from exitguard.store.hub_database import HubDatabase
-from exitguard.store.hub_days import DAY_MICROSECONDS
-from exitguard.store.hub_tables import document, finding, finding_event, gap, host, host_key, ledger, samples, standing
+from exitguard.store.hub_days import DAY_MICROSECONDS, day_of
+from exitguard.store.hub_tables import document, finding, finding_event, gap, host, host_key, ledger, samples, savings, standing
 
 _HOSTS_A_PAGE = 100
+#: Hosts say it about once an hour; what is older says nothing of now.
+_SAVINGS_HOLD_MICROSECONDS = 2 * 3_600_000_000
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,12 @@ class StoredReport:
     #: When the host last observed that it is so, up to the time that was asked for.
     observed_at: datetime
     body: bytes
+    #: The JSON of the model.rates.HostSavings of that time, compressed; None where there is none that is recent.
+    savings: bytes | None = None
+
+    @property
+    def savings_json(self) -> bytes:
+        return b"null" if self.savings is None else zlib.decompress(self.savings)
 
     def json(self) -> bytes:
         """The JSON of the model.documents.AuditReport."""
@@ -60,7 +68,8 @@ def read_reports(database: HubDatabase, at: datetime | None, host_id: str | None
                 statement = statement.where(host.c.host_id == host_id)
             ids = list(connection.execute(statement).scalars())
             page = _newest_reports(connection, ids) if at is None else _reports_at(connection, ids, at)
-        yield from page
+            told = _savings_at(connection, ids, datetime.now(UTC) if at is None else at)
+        yield from (replace(each, savings=told.get(each.host_id)) for each in page)
         if len(ids) < _HOSTS_A_PAGE or host_id is not None:
             return
         after = ids[-1]
@@ -222,6 +231,16 @@ def _reports_at(connection: Connection, ids: list[str], at: datetime) -> list[St
         )
         for row in connection.execute(statement).mappings()
     ]
+
+
+def _savings_at(connection: Connection, ids: list[str], at: datetime) -> dict[str, bytes]:
+    """By host, what it last said of its savings, where that is of the two hours before."""
+    until, today = to_microseconds(at), day_of(at)
+    days = savings.c.day.between(today - 1, today)
+    timely = savings.c.received_at.between(until - _SAVINGS_HOLD_MICROSECONDS, until)
+    statement = select(savings.c.host_id, savings.c.body).where(savings.c.host_id.in_(ids), days, timely)
+    statement = statement.order_by(savings.c.host_id, savings.c.position)  # the last one stays
+    return {row.host_id: row.body for row in connection.execute(statement)}
 
 
 def _after(keys: tuple[Any, ...], values: tuple[Any, ...]) -> ColumnElement[bool]:

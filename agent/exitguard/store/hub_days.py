@@ -66,7 +66,7 @@ def forget_history(database: HubDatabase, before: datetime) -> int:
 def forget_all(database: HubDatabase, now: datetime, *, history_days: int, samples_days: int, ledger_days: int) -> int:
     """Forget whatever is older than it is to be kept."""
     today = day_of(now)
-    kept = {"standing": history_days, "samples": samples_days, "ledger": ledger_days}
+    kept = {"standing": history_days, "samples": samples_days, "savings": ledger_days, "ledger": ledger_days}
     forgotten = sum(forget_days(database, table, today - kept[table.name]) for table in PARTITIONED)
     from_day = (today - history_days) * DAY_MICROSECONDS
     return forgotten + forget_history(database, datetime.fromtimestamp(from_day / 1_000_000, tz=now.tzinfo))

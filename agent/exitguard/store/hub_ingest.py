@@ -21,13 +21,14 @@ from exitguard.model.history import Gap
 from exitguard.model.hub import GapKind
 from exitguard.model.ledger import COUNTS, LedgerRow
 from exitguard.model.push import STANDING_KINDS, LedgerRows, PushAnswer, PushBatch, PushKind, RefusedRecord, SpoolGap
+from exitguard.model.rates import HostSavings
 from exitguard.model.samples import Samples
 from exitguard.model.time import to_microseconds
 from exitguard.store.errors import StoreError
 from exitguard.store.hub_database import HubDatabase
 from exitguard.store.hub_days import DAY_MICROSECONDS, day_of
 from exitguard.store.hub_records import Prepared, clean, finding_rows, read_payload
-from exitguard.store.hub_tables import document, finding, finding_event, gap, host, ledger, samples, spool, standing
+from exitguard.store.hub_tables import document, finding, finding_event, gap, host, ledger, samples, savings, spool, standing
 
 #: A row of `standing` lasts no longer: so precisely it is known later when a host last said something before a time.
 _LONGEST_STANDING = 3_600_000_000
@@ -82,6 +83,7 @@ class _Batch:
     held: dict[tuple[Any, ...], tuple[Any, ...]] = field(default_factory=dict)
     events: list[tuple[Any, ...]] = field(default_factory=list)
     samples: list[tuple[Any, ...]] = field(default_factory=list)
+    savings: list[tuple[Any, ...]] = field(default_factory=list)
     ledger: dict[tuple[Any, ...], tuple[Any, ...]] = field(default_factory=dict)
     gaps: dict[tuple[str, str], tuple[Any, ...]] = field(default_factory=dict)
     refused: list[RefusedRecord] = field(default_factory=list)
@@ -92,6 +94,8 @@ def needed_days(prepared: Iterable[Prepared], received_at: datetime) -> set[tupl
     today = day_of(received_at)
     days: set[tuple[Table, int]] = {(standing, today), (samples, today)}
     for each in prepared:
+        if isinstance(each.read, HostSavings):
+            days.add((savings, today))
         if isinstance(each.read, LedgerRows) and each.misfit is None:
             days |= {(ledger, day_of(row.hour)) for row in each.read.rows}
     return days
@@ -205,6 +209,9 @@ class _Taking:
                 body = zlib.compress(item.body or b"", _ZLIB_LEVEL)
                 row = (self._host_id, self._today, state.position, to_microseconds(item.read.observed_at), self._received_at, body)
                 state.samples.append(row)
+            case HostSavings():
+                body = zlib.compress(item.read.model_dump_json().encode("utf-8"), _ZLIB_LEVEL)
+                state.savings.append((self._host_id, self._today, state.position, at, self._received_at, body))
             case Gap():
                 self._note_gap(state, GapKind.HOST, item.read)
             case FactsDocument() | AuditReport() | None:
@@ -294,6 +301,8 @@ class _Taking:
             add(connection, "finding_event", _EVENT, state.events)
         if state.samples:
             add(connection, "samples", tuple(column.name for column in samples.columns), state.samples)
+        if state.savings:
+            add(connection, "savings", tuple(column.name for column in savings.columns), state.savings)
         self._database.replace_rows(connection, ledger, list(state.ledger.values()), newer="revision")
         self._database.replace_rows(connection, gap, list(state.gaps.values()), newer="dropped")
         report = state.standings.get(PushKind.REPORT)

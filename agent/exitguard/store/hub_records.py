@@ -13,7 +13,8 @@ from exitguard.model.canonical import record_json
 from exitguard.model.documents import AuditReport, FactsDocument
 from exitguard.model.history import Gap
 from exitguard.model.ledger import LedgerRow
-from exitguard.model.push import LARGEST, MOST_REASON_CHARACTERS, LedgerRows, PushKind, PushRecord, misfit_of_row, stamped
+from exitguard.model.push import LARGEST, MOST_REASON_CHARACTERS, LedgerRows, PushKind, PushRecord, SavingsText, misfit_of_row, stamped
+from exitguard.model.rates import HostSavings
 from exitguard.model.samples import Samples
 
 #: PostgreSQL indexes no text of more than some 2,700 bytes; these are far from it whatever they are written in.
@@ -22,7 +23,7 @@ _MOST_EXIT_CODE = 255
 #: A clock may be ahead by so much; what is of later hours is refused, since no day of the hub's would ever forget it in time.
 MOST_AHEAD = timedelta(days=2)
 
-Read = FactsDocument | AuditReport | Samples | LedgerRows | Gap
+Read = FactsDocument | AuditReport | Samples | LedgerRows | HostSavings | Gap
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def read_payload(record: PushRecord, body: bytes) -> Read:
             return Samples.model_validate_json(body)
         case PushKind.LEDGER:
             return LedgerRows.model_validate_json(body)
+        case PushKind.SAVINGS:
+            return SavingsText.model_validate_json(body).savings
         case PushKind.GAP:
             return Gap.model_validate_json(body)
 
@@ -98,6 +101,8 @@ def _misfit(read: Read, host_id: str, received_at: datetime, ledger_kept: timede
             return _of_another((row.incarnation.host_id for row in read.rows), host_id) or next(
                 (misfit for row in read.rows if (misfit := _misfit_of_row(row, received_at, ledger_kept)) is not None), None
             )
+        case HostSavings():
+            return None  # it names no host
         case Gap():
             long_id = len(read.id) > _LIMIT_KEY_CHARACTERS
             return "its id is too long" if long_id else None if 0 <= read.dropped <= LARGEST else "its count is out of range"

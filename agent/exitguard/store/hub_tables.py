@@ -7,7 +7,7 @@ partition a day, and forgets by dropping it; SQLite, which has none, deletes.
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text
 
 #: Alembic's name for the schema that this program reads and writes.
-HEAD_REVISION = "0001"
+HEAD_REVISION = "0002"
 
 metadata = MetaData()
 
@@ -135,6 +135,19 @@ samples = Table(
     postgresql_partition_by="RANGE (day)",
 )
 
+#: What a host saves, as it said about once an hour: model.rates.HostSavings as JSON, compressed by zlib.
+savings = Table(
+    "savings",
+    metadata,
+    Column("host_id", Text, primary_key=True),
+    Column("day", Integer, primary_key=True),
+    Column("position", BigInteger, primary_key=True),
+    Column("observed_at", BigInteger, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    postgresql_partition_by="RANGE (day)",
+)
+
 #: One run of a domain in one hour; the highest revision has replaced the others.
 ledger = Table(
     "ledger",
@@ -232,4 +245,4 @@ audit_log = Table(
 Index("audit_log_by_host", audit_log.c.host_id, audit_log.c.id)
 
 #: Partitioned by day.
-PARTITIONED = (standing, samples, ledger)
+PARTITIONED = (standing, samples, savings, ledger)

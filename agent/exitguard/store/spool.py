@@ -32,9 +32,11 @@ from exitguard.model.push import (
     PushBatch,
     PushKind,
     PushRecord,
+    SavingsText,
     SpoolGap,
     unstamped,
 )
+from exitguard.model.rates import HostSavings
 from exitguard.model.samples import Incarnation
 from exitguard.model.time import from_microseconds, to_microseconds
 from exitguard.store import rows
@@ -102,6 +104,14 @@ class Spool:
             if now == 0:
                 return taken
 
+    def add_savings(self, savings: HostSavings, at: datetime) -> None:
+        """What the host saves at `at`; from the first `take_in` on."""
+        body = record_json(SavingsText.of(savings).model_dump(mode="json"))
+        with self._writing() as connection:
+            cursor = _cursor(connection)
+            if cursor is not None:
+                self._add(connection, cursor["next_seq"], [_Document(PushKind.SAVINGS, to_microseconds(at), body)])
+
     def next_batch(self, sent_at: datetime, *, in_full: Collection[int] = (), most_records: int = MOST_RECORDS) -> PushBatch | None:
         """The oldest records; None where there are none. What the hub is known to have goes as a hash, unless it is asked for `in_full`."""
         with self._reading() as connection:
@@ -166,16 +176,19 @@ class Spool:
         observed, observation_seq = self._observations(connection, cursor)
         sampled, samples_id = _samples(connection, cursor["samples_id"])
         documents = [*observed, *sampled, *_ledger(connection)]
-        for seq, document in enumerate(documents, start=cursor["next_seq"]):
+        self._add(connection, cursor["next_seq"], documents)
+        connection.execute(update(spool_cursor).values(observation_seq=observation_seq, samples_id=samples_id))
+        return len(documents)
+
+    def _add(self, connection: Connection, next_seq: int, documents: Collection[_Document]) -> None:
+        for seq, document in enumerate(documents, start=next_seq):
             sha256 = "sha256:" + hashlib.sha256(document.body).hexdigest()
             packed = zlib.compress(document.body, _ZLIB_LEVEL)
             body = sqlite_insert(spool_body).values(sha256=sha256, body=packed, size=len(document.body))
             connection.execute(body.on_conflict_do_nothing())
             row = {"seq": seq, "kind": str(document.kind), "sha256": sha256, "observed_at": document.observed_at}
             connection.execute(insert(spool_record).values(row))
-        values = {"observation_seq": observation_seq, "samples_id": samples_id, "next_seq": cursor["next_seq"] + len(documents)}
-        connection.execute(update(spool_cursor).values(values))
-        return len(documents)
+        connection.execute(update(spool_cursor).values(next_seq=next_seq + len(documents)))
 
     def _observations(self, connection: Connection, cursor: RowMapping) -> tuple[list[_Document], int]:
         """Facts and report of the next audits and updates, the gaps that ended with them, and how far that went."""

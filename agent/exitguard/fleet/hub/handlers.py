@@ -114,7 +114,7 @@ def reports(call: Call) -> Answer:
     def lines() -> Iterator[bytes]:
         for each in stored:
             head = json.dumps({"host_id": each.host_id, "received_at": format_rfc3339(each.received_at)}).encode()
-            yield head[:-1] + b', "report": ' + each.json() + b"}\n"
+            yield head[:-1] + b', "savings": ' + each.savings_json + b', "report": ' + each.json() + b"}\n"
 
     return Answer(200, lines(), LINES)
 
