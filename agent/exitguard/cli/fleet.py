@@ -31,12 +31,22 @@ def hub_for(config: Path | None) -> "HubOperator":
             code=_EXIT_ERROR,
         )
 
+    require_client()
+
     from exitguard.fleet.operator import HubError, HubOperator, HubToken
 
     try:
         return HubOperator(HubToken(settings.hub_url, settings.hub_token_file, settings.hub_ca_file))
     except HubError as error:
         raise Refusal(f"exitguard: {error}", code=_EXIT_ERROR) from error
+
+
+def require_client() -> None:
+    """Raises Refusal where what speaks to a hub is not installed."""
+    from importlib.util import find_spec
+
+    if any(find_spec(name) is None for name in ("httpx", "stamina", "zstandard")):
+        raise Refusal("exitguard: what speaks to a hub is not installed. Expected exitguard[hub]: install that.", code=_EXIT_ERROR)
 
 
 def hosts_of(hub: "HubOperator") -> "Iterator[FleetHost]":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from exitguard.cli.fleet import require_client
 from exitguard.cli.log import configure_logging
 from exitguard.cli.options import some_path, some_text
 from exitguard.cli.output import note
@@ -67,6 +68,7 @@ def simulate(
         raise typer.BadParameter(f"expected less than the {looks} of --looks", param_hint="--from-look")
     last = time_of(at, "--at") or datetime.now(UTC)
     configure_logging(context.obj, os.environ)
+    require_client()
 
     from exitguard.fleet.client import PushError
     from exitguard.policy.load import load_rulebook
