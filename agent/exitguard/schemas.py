@@ -14,6 +14,7 @@ from exitguard.policy.json_schema import policy_schemas
 from exitguard.report.changes import Changes
 from exitguard.report.cloud_groups import CloudGroups
 from exitguard.report.cloud_tenant import TenantReport
+from exitguard.report.fleet_savings_page import FleetSavings
 from exitguard.report.formats.as_json import Reports
 from exitguard.report.run_table import RunStatus
 
@@ -33,6 +34,7 @@ _DOCUMENTS: dict[str, type[Record]] = {
     "run": RunStatus,
     "samples": Samples,
     "savings": Savings,
+    "savings-fleet": FleetSavings,
 }
 
 

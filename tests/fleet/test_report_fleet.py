@@ -19,9 +19,12 @@ from exitguard.fleet.keys import HostKey
 from exitguard.model.finding import Verdict
 from exitguard.model.host import QemuBinary, QemuVersion
 from exitguard.model.hub import Role
-from exitguard.model.push import PushBatch
+from exitguard.model.push import PushBatch, SavingsText
+from exitguard.model.rates import OwnUse
 from exitguard.model.record import seen
 from exitguard.model.time import format_rfc3339
+from exitguard.report.fleet_savings_page import FleetSavings
+from exitguard.savings.account import Sums, savings_now
 
 pytestmark = pytest.mark.integration
 
@@ -149,7 +152,25 @@ def test_changes_of_all_hosts_are_told(fleet: Fleet) -> None:
     assert len(told) == 5
 
 
-@pytest.mark.parametrize("words", [("report", "--fleet")])
+def test_what_a_fleet_saves_is_told_now_and_of_then(fleet: Fleet) -> None:
+    key, now = fleet.hub.let_in(str(uuid4())), datetime.now(UTC)
+    own = OwnUse(cpu_seconds=1.0, running_seconds=3600.0)
+    saved = savings_now(now, Sums(now - timedelta(hours=1), now, (), 3600.0, own), seen("test", 2_000_000_000), now)
+    batch = PushBatch(host_id=key.host_id, spool_epoch=EPOCH, sent_at=now, records=(record(1, SavingsText.of(saved), now),))
+    assert fleet.hub.push(key, batch).status_code == 200
+    done = fleet.run("savings", "--fleet", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    told = FleetSavings.model_validate_json(done.stdout)
+    assert (told.accounted, told.own_cycles_per_second) == (1, saved.now.own_cycles_per_second)
+    assert told.hosts >= 6
+    assert "1 of them told" in fleet.run("savings", "--fleet").stdout
+    before = fleet.run("savings", "--fleet", "--at", format_rfc3339(now - timedelta(minutes=1)), "--format", "json")
+    assert (before.returncode, json.loads(before.stdout)["accounted"]) == (3, 0)
+    assert fleet.run("savings", "--at", format_rfc3339(now)).returncode == 64
+    assert fleet.run("savings", "--fleet", "--since", format_rfc3339(now)).returncode == 64
+
+
+@pytest.mark.parametrize("words", [("report", "--fleet"), ("savings", "--fleet")])
 def test_what_is_missing_is_said(fleet: Fleet, tmp_path: Path, words: tuple[str, ...]) -> None:
     done = fleet.run(*words, url="http://127.0.0.1:1")
     assert (done.returncode, done.stdout) == (1, "")
@@ -161,5 +182,4 @@ def test_what_is_missing_is_said(fleet: Fleet, tmp_path: Path, words: tuple[str,
     bare = subprocess.run(command, capture_output=True, text=True, env=clean, timeout=60, check=False)
     assert (bare.returncode, bare.stdout) == (1, "")
     assert "hub_url (or $EXITGUARD_HUB_URL) is not set" in bare.stderr
-    both = fleet.run(*words, str(tmp_path))
-    assert both.returncode == 64
+    assert fleet.run(*words, str(tmp_path)).returncode == 64

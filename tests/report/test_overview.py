@@ -142,19 +142,19 @@ def test_step_that_releases_most_cycles_is_first_and_nothing_is_promised_twice(b
     assert first.available == report.savings.now.available_cycles_per_second
     assert second.unquantified_skips == 200
     assert third.available is None
-    assert overview.skips_by_standing == {"running": 200, "kernel": 200, "saved": 200}
+    assert overview.savings.skips_by_standing == {"running": 200, "kernel": 200, "saved": 200}
 
 
 def test_savings_of_hosts_add_up_and_hosts_without_a_ledger_are_no_zero(build: SimpleNamespace) -> None:
     overview = Overview()
     overview.add(HostResult(build.report(), stale=False, source="none"))
-    assert (overview.saved, overview.accounted) == (None, 0)
+    assert (overview.savings.saved, overview.savings.accounted) == (None, 0)
     for name in ("a", "b"):
         overview.add(HostResult(build.report(savings=savings(summed(SAVED))), stale=False, source=name))
     one = savings(summed(SAVED)).now.saved_cycles_per_second
     assert one is not None
-    assert overview.saved is not None
-    assert (overview.saved.low, overview.saved.high, overview.accounted) == (2 * one.low, 2 * one.high, 2)
+    assert overview.savings.saved is not None
+    assert (overview.savings.saved.low, overview.savings.saved.high, overview.savings.accounted) == (2 * one.low, 2 * one.high, 2)
 
 
 def test_compliant_host_is_unknown_in_its_history_once_its_audit_is_stale(build: SimpleNamespace) -> None:
@@ -184,7 +184,7 @@ def test_stale_host_is_to_be_audited_again_and_nothing_of_it_passes(build: Simpl
     assert (overview.by_chain[ChainState.EFFECTIVE], overview.by_chain[ChainState.UNKNOWN]) == (0, 1)
     (step,) = overview.steps
     assert step.sentence.startswith("Audit again")
-    assert overview.accounted == 0
+    assert overview.savings.accounted == 0
 
 
 def test_reports_that_could_not_be_read_are_the_first_step(build: SimpleNamespace) -> None:
@@ -243,4 +243,4 @@ def test_what_the_agents_use_and_whether_a_change_pays_is_summed_up(build: Simpl
     for name in ("a", "b"):
         report = build.report((), (), host_report=build.host(id=name, hostname=name), savings=savings(summed(SAVED, run=1)))
         overview.add(HostResult(report, stale=name == "b", source=name))
-    assert overview.accounted == sum(overview.worthwhile.values()) == 1
+    assert overview.savings.accounted == sum(overview.savings.worthwhile.values()) == 1

@@ -24,6 +24,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "exitguard savings",
         "exitguard savings --since 2026-01-31T00:00:00Z",
         "exitguard savings --format json --output savings.json",
+        "exitguard savings --fleet --at 2026-01-31T00:00:00Z",
     ),
     "measure": (
         "exitguard measure",

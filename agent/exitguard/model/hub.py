@@ -6,6 +6,7 @@ from pydantic import JsonValue
 
 from exitguard.model.documents import Summary
 from exitguard.model.finding import Severity, SubjectKind, Verdict
+from exitguard.model.rates import HostSavings
 from exitguard.model.record import Record
 from exitguard.model.time import UtcTime, to_microseconds
 
@@ -88,6 +89,15 @@ class FleetReport(Record):
     report: dict[str, JsonValue]
     #: What the host said of its savings in the two hours before that time: model.rates.HostSavings.
     savings: dict[str, JsonValue] | None = None
+
+
+class FleetSavingsLine(Record):
+    """A line of /v1/savings: what a host said in the two hours before the time that was asked for."""
+
+    host_id: str
+    hostname: str | None
+    #: None where it said nothing then.
+    savings: HostSavings | None
 
 
 class FleetFinding(Record):

@@ -8,10 +8,10 @@ from rich.text import Text
 
 from exitguard.model.finding import Verdict
 from exitguard.model.pmu import ChainState
-from exitguard.report.amounts import amount, pays
 from exitguard.report.bars import bar
+from exitguard.report.fleet_savings_page import savings_parts
 from exitguard.report.formats.writer import Setting
-from exitguard.report.overview import WORST_FIRST, Group, HostLine, Overview, Problem, standing_words
+from exitguard.report.overview import WORST_FIRST, Group, HostLine, Overview, Problem
 from exitguard.report.page import (
     BAD,
     DOUBT,
@@ -87,28 +87,7 @@ def _states(overview: Overview, look: Look) -> Iterator[RenderableType]:
         yield indented(look.own("no domain", DOUBT))
     yield heading(look, "Kernels")
     yield labelled(look, [(label(state), _bar(count, len(overview.hosts), "", look)) for state, count in overview.by_kernel.most_common()])
-    yield heading(look, "Savings", f"of {counted(overview.accounted, 'host')} with a ledger")
-    if not overview.accounted:
-        yield indented(look.own("No host has a ledger: `exitguard daemon` keeps one.", DOUBT))
-        return
-    rows_saved = [("saved now", look.own(amount(overview.saved, None))), ("wasted now", look.own(amount(overview.available, None)))]
-    rows_saved.append(("the agents", look.own(f"use {overview.own_cycles:,.0f} cycles/s")))
-    rows_saved.append(("does it pay", look.own(pays(overview.worthwhile))))
-    if overview.unquantified_saved_skips:
-        rows_saved.append(
-            ("unquantified", look.own(f"what up to {overview.unquantified_saved_skips:,.0f} skips a second save is in no sum", DOUBT))
-        )
-    yield labelled(look, rows_saved)
-    most = max(overview.skips_by_standing.values(), default=0)
-    if most:
-        yield indented(look.own("skips a second, by what becomes of them or holds them back:", FAINT))
-        yield labelled(
-            look,
-            [
-                (standing_words(name), _bar(round(rate), round(most), "", look))
-                for name, rate in sorted(overview.skips_by_standing.items(), key=lambda item: -item[1])
-            ],
-        )
+    yield from savings_parts(overview.savings, look)
 
 
 def _bar(count: int, most: int, style: str, look: Look) -> Text:

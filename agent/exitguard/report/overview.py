@@ -19,11 +19,11 @@ from exitguard.model.finding import (
     Verdict,
 )
 from exitguard.model.kernel import Body, KernelState
-from exitguard.model.ledger import GuardSaving
 from exitguard.model.pmu import ChainState
-from exitguard.model.rates import HostSavings, PerSecond, Worthwhile
+from exitguard.model.rates import PerSecond
 from exitguard.report.history import Moment
 from exitguard.report.result import HostResult
+from exitguard.report.savings_total import SavingsTotal
 from exitguard.report.steps import MOST_NAMES, Step, Steps, added
 from exitguard.report.words import label
 
@@ -31,26 +31,6 @@ from exitguard.report.words import label
 WORST_FIRST = (EXIT_ERROR, EXIT_NOT_COMPLIANT, EXIT_UNKNOWN, EXIT_COMPLIANT)
 _VERDICT_ORDER = (Verdict.ERROR, Verdict.FAIL, Verdict.UNKNOWN, Verdict.WAIVED, Verdict.NOT_APPLICABLE, Verdict.PASS)
 _SEVERITY_ORDER = tuple(Severity)
-
-#: What becomes of exits with work that could be spared, in the words of a chart.
-_STANDINGS = {
-    "saved": "saved",
-    "available": "available",
-    "defined": "held back: not defined off",
-    "running": "held back: runs with the PMU on",
-    "propagated": "held back: QEMU does not tell KVM",
-    "kernel": "held back: kernel without the guard",
-    "kept": "held back: the owner undoes it",
-    "opted_out": "opted out: the guest wants its PMU",
-    "violated": "violated: the guest wants its PMU and lacks it",
-    "nothing": "nothing to save on this kernel",
-    "unknown": "not known",
-}
-
-
-def standing_words(name: str) -> str:
-    """A key of `Overview.skips_by_standing` in words."""
-    return _STANDINGS.get(name, name)
 
 
 class GroupKey(StrEnum):
@@ -132,25 +112,12 @@ class Overview:
     by_kernel: Counter[KernelState] = field(default_factory=Counter)
     stale: int = 0
     domains: int = 0
-    saved: PerSecond | None = None
-    available: PerSecond | None = None
-    #: Of the hosts whose frequency is known; an assumption, since cores change theirs.
-    saved_cores: PerSecond | None = None
-    available_cores: PerSecond | None = None
-    #: Hosts with a ledger.
-    accounted: int = 0
-    #: Exits a second at most, which skip and have no cost in cycles.
-    unquantified_saved_skips: float = 0.0
-    unquantified_available_skips: float = 0.0
-    #: Exits a second with skipped work, by what holds the saving back: `saved`, a link, or why it is none.
-    skips_by_standing: dict[str, float] = field(default_factory=dict)
+    #: Of the hosts with a ledger that is not stale.
+    savings: SavingsTotal = field(default_factory=SavingsTotal)
     #: A sentence for each report that could not be read: what it would say is missing here.
     unread: list[str] = field(default_factory=list)
     #: Whether a rule of severity high fails anywhere, whatever verdicts were asked for.
     fails_high: bool = False
-    #: Of the hosts with a ledger that is not stale: what their agents use in cycles a second, and whether a change pays.
-    own_cycles: float = 0.0
-    worthwhile: Counter[Worthwhile] = field(default_factory=Counter)
     #: When how many hosts were how, oldest first; empty where there is no history.
     history: tuple[Moment, ...] = ()
     _steps: Steps = field(default_factory=Steps)
@@ -193,7 +160,7 @@ class Overview:
         self.fails_high |= result.fails_high
         self.domains += line.domains
         if savings is not None and not result.stale:
-            self._account(savings)
+            self.savings.add(savings)
         self._steps.add(result)
         for finding in result.told.findings:
             self._note(finding, result)
@@ -221,22 +188,6 @@ class Overview:
     def groups(self) -> list[Group]:
         """The groups that were asked for, those with the most that fails first."""
         return sorted(self._groups.values(), key=lambda each: (-each.by_verdict[Verdict.FAIL], -each.hosts - each.domains, each.name))
-
-    def _account(self, savings: HostSavings) -> None:
-        rates = savings.now
-        self.accounted += 1
-        self.worthwhile[savings.worthwhile] += 1
-        self.own_cycles += rates.own_cycles_per_second or 0.0
-        self.saved = added(self.saved, rates.saved_cycles_per_second)
-        self.available = added(self.available, rates.available_cycles_per_second)
-        self.saved_cores = added(self.saved_cores, rates.saved_cores)
-        self.available_cores = added(self.available_cores, rates.available_cores)
-        self.unquantified_available_skips += rates.unquantified_available_skip_exits_per_second.high
-        self.unquantified_saved_skips += rates.unquantified_saved_skip_exits_per_second.high
-        for each in rates.standings:
-            held = each.standing.held_back_by
-            name = str(held) if each.standing.guard is GuardSaving.AVAILABLE and held is not None else str(each.standing.guard)
-            self.skips_by_standing[name] = self.skips_by_standing.get(name, 0.0) + each.skip_exits_per_second.high
 
     def _note(self, finding: Finding, result: HostResult) -> None:
         key = (finding.rule, finding.verdict, finding.reason, finding.severity, finding.remedy, finding.waiver)

@@ -75,6 +75,20 @@ def read_reports(database: HubDatabase, at: datetime | None, host_id: str | None
         after = ids[-1]
 
 
+def read_savings(database: HubDatabase, at: datetime) -> Iterator[tuple[str, str | None, bytes | None]]:
+    """Every host that was let in by then: id, name, and the packed JSON of what it last said of its savings, where that is recent."""
+    after = ""
+    while True:
+        with database.transaction() as connection:
+            chosen = select(host.c.host_id, host.c.hostname).where(host.c.host_id > after, host.c.enrolled_at <= to_microseconds(at))
+            found = connection.execute(chosen.order_by(host.c.host_id).limit(_HOSTS_A_PAGE)).all()
+            told = _savings_at(connection, [row.host_id for row in found], at)
+        yield from ((row.host_id, row.hostname, told.get(row.host_id)) for row in found)
+        if len(found) < _HOSTS_A_PAGE:
+            return
+        after = found[-1].host_id
+
+
 def read_facts(connection: Connection, host_id: str) -> FactsDocument | None:
     """The newest facts of a host, of the time of its newest report of the same or a later time."""
     last = (standing.c.host_id == host.c.host_id) & (standing.c.day == host.c.facts_day) & (standing.c.position == host.c.facts_position)

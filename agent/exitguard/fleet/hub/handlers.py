@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import datetime, timedelta
@@ -115,6 +116,17 @@ def reports(call: Call) -> Answer:
         for each in stored:
             head = json.dumps({"host_id": each.host_id, "received_at": format_rfc3339(each.received_at)}).encode()
             yield head[:-1] + b', "savings": ' + each.savings_json + b', "report": ' + each.json() + b"}\n"
+
+    return Answer(200, lines(), LINES)
+
+
+def savings(call: Call) -> Answer:
+    stored = call.store.savings(_time(call, "at") or call.now)
+
+    def lines() -> Iterator[bytes]:
+        for host_id, hostname, packed in stored:
+            head = json.dumps({"host_id": host_id, "hostname": hostname}).encode()
+            yield head[:-1] + b', "savings": ' + (b"null" if packed is None else zlib.decompress(packed)) + b"}\n"
 
     return Answer(200, lines(), LINES)
 

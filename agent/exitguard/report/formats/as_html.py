@@ -19,9 +19,10 @@ from exitguard.report.amounts import amount, pays
 from exitguard.report.formats.writer import Setting
 from exitguard.report.html_page.charts import Bar, bar, over_time
 from exitguard.report.html_page.details import Details
-from exitguard.report.overview import WORST_FIRST, Overview, standing_words
+from exitguard.report.overview import WORST_FIRST, Overview
 from exitguard.report.page import counted
 from exitguard.report.result import HostResult
+from exitguard.report.savings_total import standing_words
 from exitguard.report.states import state_word
 from exitguard.report.text import visible
 from exitguard.report.words import label
@@ -107,7 +108,7 @@ def _content(overview: Overview, setting: Setting) -> dict[str, Any]:
             [(label(state), overview.by_chain[state], _CHAIN_KINDS.get(state, "bad")) for state in ChainState], overview.domains
         ),
         "by_kernel": _bars([(label(state), count, "calm") for state, count in overview.by_kernel.most_common()], len(overview.hosts)),
-        "waterfall": _waterfall(overview.skips_by_standing),
+        "waterfall": _waterfall(overview.savings.skips_by_standing),
         "over_time": over_time(history, setting.at or setting.generated_at),
         "moments": [(each.at, [each.by_exit_code.get(code, 0) for code in WORST_FIRST]) for each in history[-_MOST_MOMENTS:]],
         "states": [state_word(code) for code in WORST_FIRST],
@@ -128,21 +129,27 @@ def _content(overview: Overview, setting: Setting) -> dict[str, Any]:
 
 def _cost(overview: Overview) -> list[tuple[str, str]]:
     """What it is worth, as label and value."""
-    if not overview.accounted:
+    if not overview.savings.accounted:
         return [("Savings", "not known: no host has a ledger (`exitguard daemon` keeps one)")]
     rows = [
-        ("Wasted now", f"{amount(overview.available, overview.available_cores)}: what doing all of it would free"),
-        ("Saved now", amount(overview.saved, overview.saved_cores)),
-        ("The agents use", f"{overview.own_cycles:,.0f} cycles/s"),
-        ("Does it pay", pays(overview.worthwhile)),
+        ("Wasted now", f"{amount(overview.savings.available, overview.savings.available_cores)}: what doing all of it would free"),
+        ("Saved now", amount(overview.savings.saved, overview.savings.saved_cores)),
+        ("The agents use", f"{overview.savings.own_cycles:,.0f} cycles/s"),
+        ("Does it pay", pays(overview.savings.worthwhile)),
     ]
-    if overview.unquantified_available_skips:
+    if overview.savings.unquantified_available_skips:
         rows.append(
-            ("Beyond that", f"what up to {overview.unquantified_available_skips:,.0f} exits a second would save is not known in cycles")
+            (
+                "Beyond that",
+                f"what up to {overview.savings.unquantified_available_skips:,.0f} exits a second would save is not known in cycles",
+            )
         )
-    if overview.accounted < len(overview.hosts):
+    if overview.savings.accounted < len(overview.hosts):
         rows.append(
-            ("Seen on", f"{overview.accounted:,} of {counted(len(overview.hosts), 'host')}: the others have no ledger, or a stale one")
+            (
+                "Seen on",
+                f"{overview.savings.accounted:,} of {counted(len(overview.hosts), 'host')}: the others have no ledger, or a stale one",
+            )
         )
     return rows
 

@@ -56,9 +56,9 @@ def _summary(overview: Overview, setting: Setting) -> Iterator[str]:
         yield f"{counted(overview.by_verdict[Verdict.WAIVED], 'failure')} waived.\n"
     for sentence in overview.unread:
         yield f"- **not readable**: {markdown_code(sentence, setting.look)}\n"
-    if overview.accounted:
-        yield f"\nSaved now: {amount(overview.saved, None)}; wasted now: {amount(overview.available, None)}; "
-        yield f"the agents use {overview.own_cycles:,.0f} cycles/s; {pays(overview.worthwhile)}.\n"
+    if overview.savings.accounted:
+        yield f"\nSaved now: {amount(overview.savings.saved, None)}; wasted now: {amount(overview.savings.available, None)}; "
+        yield f"the agents use {overview.savings.own_cycles:,.0f} cycles/s; {pays(overview.savings.worthwhile)}.\n"
 
 
 def _steps(overview: Overview, look: Look) -> Iterator[str]:
