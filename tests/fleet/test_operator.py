@@ -124,3 +124,10 @@ def test_a_file_without_a_token_is_told(tmp_path: Path) -> None:
     (tmp_path / "ca").write_text("no PEM")
     with pytest.raises(HubError, match="hub_ca_file"):
         HubOperator(HubToken("http://127.0.0.1:1", token_file(tmp_path), tmp_path / "ca"))
+
+
+def test_more_pages_than_a_hub_takes_at_once_are_waited_for(hub: RunningHub, tmp_path: Path) -> None:
+    with of(hub, tmp_path) as viewer:
+        for _ in range(65):
+            assert viewer.get("/v1/hosts", HostPage, {"limit": "1"}).hosts is not None
+    assert "too_often" in {line.get("error") for line in hub.logged()}

@@ -19,7 +19,7 @@ from exitguard.store.hub_tables import document, finding, finding_event, gap, ho
 
 pytestmark = pytest.mark.integration
 
-HOSTS = 24
+HOSTS = 64  # more than a hub lets in at once
 TABLES = (host, document, finding, finding_event, gap, ledger, samples, savings, standing)
 AT = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -84,7 +84,7 @@ def test_a_fleet_over_http_says_what_a_loaded_one_says(own_hub: RunningHub, tmp_
     for host_id, report in expected.items():
         stamp = {"observed_at": pushed[host_id]["observed_at"]}
         assert {**report, **stamp} == pushed[host_id] or report["host"]["hostname"] in _silent(), report["host"]["hostname"]
-    assert {"request.refused"} & {line["event"] for line in own_hub.logged()} == set()
+    assert {line["error"] for line in own_hub.logged() if line["event"] == "request.refused"} <= {"too_often"}
 
 
 def _silent() -> set[str]:

@@ -2,6 +2,7 @@
 
 import json
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ _LIMIT_ANSWER_BYTES = 64 << 20
 #: A report of a host with 5,000 guests takes some 30 MB.
 _LIMIT_LINE_BYTES = 256 << 20
 _OK, _CREATED = 200, 201
-_UNAUTHENTICATED = 401
+_UNAUTHENTICATED, _TOO_OFTEN = 401, 429
+_MOST_WAITS, _MOST_WAIT_SECONDS = 20, 30
 
 Answer = TypeVar("Answer", bound=Record)
 
@@ -113,10 +115,16 @@ class HubOperator:
         content = None if body is None else body.model_dump_json(exclude_none=True).encode("utf-8")
         headers = {} if content is None else {"Content-Type": "application/json"}
         try:
-            with self._http.stream(method, path, params=dict(query or {}), content=content, headers=headers) as response:
-                if response.status_code not in (_OK, _CREATED):
-                    self._refuse(response, path)
-                yield response
+            for waited in range(_MOST_WAITS + 1):
+                with self._http.stream(method, path, params=dict(query or {}), content=content, headers=headers) as response:
+                    again = response.headers.get("retry-after", "")
+                    if response.status_code != _TOO_OFTEN or waited == _MOST_WAITS or not again.isdecimal():
+                        if response.status_code not in (_OK, _CREATED):
+                            self._refuse(response, path)
+                        yield response
+                        return
+                # Many pages in a row are more than a hub takes from one token at once: it says how long to wait.
+                time.sleep(min(int(again[:4]), _MOST_WAIT_SECONDS))
         except (httpx.TransportError, httpx.DecodingError, ssl.SSLError) as error:
             what = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
             raise HubError(f"{self.url}: {what}. Expected the hub to answer there: see hub_url, and hub_ca_file.") from error

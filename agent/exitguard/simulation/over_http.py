@@ -1,6 +1,7 @@
 """A simulated fleet that speaks to a hub as daemons do: each host with a key of its own, hashes first, in full where the hub asks."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,14 +10,17 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from exitguard.fleet.client import HubConnection
+from exitguard.fleet.client import Answered, HubConnection, HubUnreachable
 from exitguard.fleet.compression import pack
+from exitguard.fleet.keys import HostKey
 from exitguard.model.push import Enrolment, PushAnswer, PushBatch
 from exitguard.simulation.host import SimulatedHost
 from exitguard.simulation.keys import Keys, SimulationError
 from exitguard.simulation.pushes import Look, Looks
 
 _OK, _CREATED = 200, 201
+#: All who enrol are counted together, so that a thousand take some minutes.
+_MOST_WAITS, _MOST_WAIT_SECONDS = 1000, 30.0
 
 
 @dataclass
@@ -52,7 +56,7 @@ class HttpFleet:
     def _enrol(self, host: SimulatedHost) -> None:
         key = self.keys.of(host)
         asked = Enrolment(secret=self.secret or "", host_id=host.host_id, hostname=host.hostname, key=key.public)
-        answer = self._connection().send("/v1/enrol", asked.model_dump_json().encode("utf-8"), key, packed=False)
+        answer = self._sent("/v1/enrol", asked.model_dump_json().encode("utf-8"), key, packed=False)
         if answer.status_code != _CREATED:
             raise SimulationError(
                 f"{self.url}: does not let {host.hostname} in: {answer.told}. Expected a secret for as many hosts; hosts of an earlier "
@@ -73,13 +77,24 @@ class HttpFleet:
 
     def _send(self, host: SimulatedHost, batch: PushBatch) -> PushAnswer:
         content = pack(batch.model_dump_json(exclude_none=True).encode("utf-8"))
-        answer = self._connection().send("/v1/push", content, self.keys.of(host), packed=True)
+        answer = self._sent("/v1/push", content, self.keys.of(host), packed=True)
         if answer.status_code != _OK:
             raise SimulationError(f"{self.url}: refused what {host.hostname} pushed: {answer.told}")
         try:
             return PushAnswer.model_validate_json(answer.content)
         except ValidationError as error:
             raise SimulationError(f"{self.url}: answered something else than a hub would.") from error
+
+    def _sent(self, path: str, content: bytes, key: HostKey, *, packed: bool) -> Answered:
+        """The answer; a hub that asks to be left alone for a while is asked again then. Raises PushError."""
+        for _ in range(_MOST_WAITS):
+            try:
+                return self._connection().send(path, content, key, packed=packed)
+            except HubUnreachable as error:
+                if not error.retry_after_seconds:
+                    raise
+                time.sleep(min(error.retry_after_seconds, _MOST_WAIT_SECONDS))
+        return self._connection().send(path, content, key, packed=packed)
 
     def _refuse_loss(self, host: SimulatedHost, look: Look, answer: PushAnswer) -> None:
         if answer.acknowledged_seq < look.in_full.records[-1].seq or answer.refused:
