@@ -15,6 +15,7 @@ from exitguard.cli import (
     explain,
     facts,
     hub,
+    inventory,
     kernel,
     measure,
     nova,
@@ -57,6 +58,7 @@ app.add_typer(rollout.app, name="rollout")
 app.command("rollback")(rollback.rollback)
 app.command("daemon")(daemon.daemon)
 app.add_typer(hub.app, name="hub")
+app.command("inventory")(inventory.inventory)
 app.command("simulate")(simulate.simulate)
 app.add_typer(policy.app, name="policy")
 app.add_typer(waiver.app, name="waiver")

@@ -73,6 +73,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "exitguard plan",
         "exitguard plan --format json --output plan.json",
         "exitguard plan --inventory hosts.yaml facts/",
+        "exitguard plan --fleet --inventory hosts.sh --format json --output plan.json",
     ),
     "approve": (
         "exitguard approve plan.json --comment CHG-1042",
@@ -111,6 +112,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "exitguard daemon",
         "exitguard --log-format json daemon --config agent.yaml",
     ),
+    "inventory": ("exitguard inventory --list",),
     "simulate": (
         "exitguard simulate --hosts 1000 --looks 24 --load hub.sqlite",
         "exitguard simulate --hosts 50 --hub http://127.0.0.1:8470 --enrolment-file secret --keys keys",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from exitguard.cli.fleet import FleetOption, hub_for
 from exitguard.cli.log import configure_logging
 from exitguard.cli.options import (
     ConfigOption,
@@ -20,7 +21,7 @@ from exitguard.cli.options import (
     WaiversOption,
     some_path,
 )
-from exitguard.cli.output import look_for, write_result
+from exitguard.cli.output import look_for, note, write_result
 from exitguard.cli.refusal import Refusal
 from exitguard.cli.remedy_setup import InventoryOption, RemedyDirOption, setup_for
 from exitguard.cli.target import Asked
@@ -44,6 +45,7 @@ def plan(
     *,
     facts: FactsArgument = None,
     inventory: InventoryOption = None,
+    fleet: FleetOption = False,
     cloud: Annotated[
         str | None,
         typer.Option(
@@ -66,11 +68,16 @@ def plan(
         raise typer.BadParameter("a plan is for a cloud or for the hosts of an inventory, not for both", param_hint="--cloud")
     if facts and inventory is None and cloud is None:
         raise typer.BadParameter("name the inventory whose hosts these facts are of, with --inventory", param_hint="FACTS")
-    if inventory is not None and not facts:
+    if fleet and (facts or cloud is not None or inventory is None):
+        raise typer.BadParameter("takes the facts from the hub: give --inventory, and neither FACTS nor --cloud", param_hint="--fleet")
+    if inventory is not None and not facts and not fleet:
         raise typer.BadParameter("give the facts of its hosts as well: playbooks/facts.yml brings them home", param_hint="--inventory")
     asked = Asked(connect=connect, policy=policy, waivers=waivers, config=config, state_dir=state_dir, timeout=timeout)
     setup = setup_for(asked, inventory=inventory, remedy_dir=remedy_dir)
-    made = plan_for(setup, facts or []) if cloud is None else plan_for_cloud(setup, cloud, facts or [])
+    if fleet:
+        made = plan_for_fleet(setup, config)
+    else:
+        made = plan_for(setup, facts or []) if cloud is None else plan_for_cloud(setup, cloud, facts or [])
 
     from exitguard.report.json_document import json_text
     from exitguard.report.plan_table import plan_page
@@ -94,6 +101,26 @@ def plan_for(setup: "Setup", facts: "list[Path]") -> "Plan":
         return plan_files(_files(facts), setup.rulebook, origins, made_at=now)
     except (PlanError, FactsError, OriginsError) as error:
         raise Refusal(f"exitguard: {error}", code=1) from error
+
+
+def plan_for_fleet(setup: "Setup", config: Path | None) -> "Plan":
+    """A plan for the hosts of the hub, as they last said that they are. Raises Refusal."""
+    from exitguard.act.origins import OriginsError, inventory_hash, playbooks_hash
+    from exitguard.act.plan_files import plan_facts
+    from exitguard.cli.fleet_inventory import facts_of_fleet, named_hosts
+    from exitguard.fleet.operator import HubError
+    from exitguard.remedy.plan import Origins, PlanError
+
+    now = datetime.now(UTC)
+    try:
+        origins = Origins(playbooks_hash(setup.playbooks), None if setup.inventory is None else inventory_hash(setup.inventory))
+        with hub_for(config) as hub:
+            named = named_hosts(hub)
+            made = plan_facts(facts_of_fleet(hub, named, now), setup.rulebook, origins, made_at=now)
+    except (PlanError, OriginsError, HubError) as error:
+        raise Refusal(f"exitguard: {error}", code=1) from error
+    note(f"exitguard: left out: {sentence}" for sentence in named.left_out)
+    return made
 
 
 def plan_for_cloud(setup: "Setup", cloud: str, facts: "list[Path]") -> "Plan":

@@ -91,6 +91,17 @@ class FleetReport(Record):
     savings: dict[str, JsonValue] | None = None
 
 
+class FleetFacts(Record):
+    """A line of /v1/facts: the newest facts of a host."""
+
+    host_id: str
+    hostname: str | None
+    #: When the hub last heard of the host.
+    received_at: UtcTime
+    #: model.documents.FactsDocument
+    facts: dict[str, JsonValue]
+
+
 class FleetSavingsLine(Record):
     """A line of /v1/savings: what a host said in the two hours before the time that was asked for."""
 

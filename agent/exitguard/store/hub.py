@@ -13,7 +13,7 @@ from typing import Self
 from sqlalchemy import Connection
 
 from exitguard.model.push import PushAnswer, PushBatch
-from exitguard.store.hub_answers import StoredReport, read_reports, read_savings
+from exitguard.store.hub_answers import StoredFacts, StoredReport, read_all_facts, read_reports, read_savings
 from exitguard.store.hub_database import HubDatabase, open_hub_database
 from exitguard.store.hub_days import forget_all, provide_days
 from exitguard.store.hub_ingest import needed_days, take_batch
@@ -71,6 +71,10 @@ class HubStore:
     def reports(self, at: datetime | None = None, host_id: str | None = None) -> Iterator[StoredReport]:
         """Every host's newest report, or the one that was in force at `at`, one at a time, in the order of host ids."""
         return read_reports(self._database, at, host_id)
+
+    def facts(self) -> Iterator[StoredFacts]:
+        """Every host's newest facts, one at a time, in the order of host ids."""
+        return read_all_facts(self._database)
 
     def savings(self, at: datetime) -> Iterator[tuple[str, str | None, bytes | None]]:
         """Every host that was let in by `at`: id, name, and the packed JSON of its HostSavings of then, one at a time."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, func, select, tuple_
+from sqlalchemy import Column, ColumnElement, Connection, RowMapping, Select, func, select, tuple_
 
 from exitguard.model.documents import AuditReport, FactsDocument, Summary
 from exitguard.model.finding import Severity, SubjectKind, Verdict
@@ -75,6 +75,40 @@ def read_reports(database: HubDatabase, at: datetime | None, host_id: str | None
         after = ids[-1]
 
 
+@dataclass(frozen=True)
+class StoredFacts:
+    """Facts as they are stored: their JSON is made when they are told."""
+
+    host_id: str
+    hostname: str | None
+    received_at: datetime
+    observed_at: datetime
+    body: bytes
+
+    def json(self) -> bytes:
+        """The JSON of the model.documents.FactsDocument."""
+        return stamped_json(zlib.decompress(self.body), self.observed_at)
+
+
+def read_all_facts(database: HubDatabase) -> Iterator[StoredFacts]:
+    """Every host's newest facts, in the order of host ids. Each page is read in a transaction of its own."""
+    after = ""
+    while True:
+        with database.transaction() as connection:
+            statement = select(host.c.host_id).where(host.c.host_id > after).order_by(host.c.host_id).limit(_HOSTS_A_PAGE)
+            ids = list(connection.execute(statement).scalars())
+            columns = (host.c.host_id, host.c.hostname, host.c.received_at, standing.c.last_at, document.c.body)
+            chosen = _current_facts(*columns).where(host.c.host_id.in_(ids)).order_by(host.c.host_id)
+            page = [
+                StoredFacts(host_id, hostname, from_microseconds(received), from_microseconds(last), body)
+                for host_id, hostname, received, last, body in connection.execute(chosen)
+            ]
+        yield from page
+        if len(ids) < _HOSTS_A_PAGE:
+            return
+        after = ids[-1]
+
+
 def read_savings(database: HubDatabase, at: datetime) -> Iterator[tuple[str, str | None, bytes | None]]:
     """Every host that was let in by then: id, name, and the packed JSON of what it last said of its savings, where that is recent."""
     after = ""
@@ -91,14 +125,7 @@ def read_savings(database: HubDatabase, at: datetime) -> Iterator[tuple[str, str
 
 def read_facts(connection: Connection, host_id: str) -> FactsDocument | None:
     """The newest facts of a host, of the time of its newest report of the same or a later time."""
-    last = (standing.c.host_id == host.c.host_id) & (standing.c.day == host.c.facts_day) & (standing.c.position == host.c.facts_position)
-    statement = (
-        select(document.c.body, standing.c.last_at)
-        .select_from(host)
-        .join(document, (document.c.host_id == host.c.host_id) & (document.c.sha256 == host.c.facts_sha256))
-        .join(standing, last & (standing.c.kind == PushKind.FACTS))
-        .where(host.c.host_id == host_id)
-    )
+    statement = _current_facts(document.c.body, standing.c.last_at).where(host.c.host_id == host_id)
     row = connection.execute(statement).one_or_none()
     return None if row is None else stamped(FactsDocument, zlib.decompress(row[0]), from_microseconds(row[1]))
 
@@ -203,6 +230,17 @@ def read_samples(connection: Connection, host_id: str, limit: int, after: int = 
     statement = select(samples.c.position, samples.c.body).where(samples.c.host_id == host_id, samples.c.position > after)
     found = connection.execute(statement.order_by(samples.c.position).limit(limit))
     return tuple((int(position), Samples.model_validate_json(zlib.decompress(body))) for position, body in found)
+
+
+def _current_facts(*columns: Column[Any]) -> Select[Any]:
+    """Of hosts with facts: their rows with that document, and the row of `standing` that it holds by."""
+    last = (standing.c.host_id == host.c.host_id) & (standing.c.day == host.c.facts_day) & (standing.c.position == host.c.facts_position)
+    return (
+        select(*columns)
+        .select_from(host)
+        .join(document, (document.c.host_id == host.c.host_id) & (document.c.sha256 == host.c.facts_sha256))
+        .join(standing, last & (standing.c.kind == PushKind.FACTS))
+    )
 
 
 def _newest_reports(connection: Connection, ids: list[str]) -> list[StoredReport]:

@@ -120,6 +120,15 @@ def reports(call: Call) -> Answer:
     return Answer(200, lines(), LINES)
 
 
+def facts(call: Call) -> Answer:
+    def lines() -> Iterator[bytes]:
+        for each in call.store.facts():
+            told_first = {"host_id": each.host_id, "hostname": each.hostname, "received_at": format_rfc3339(each.received_at)}
+            yield json.dumps(told_first).encode()[:-1] + b', "facts": ' + each.json() + b"}\n"
+
+    return Answer(200, lines(), LINES)
+
+
 def savings(call: Call) -> Answer:
     stored = call.store.savings(_time(call, "at") or call.now)
 

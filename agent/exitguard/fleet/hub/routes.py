@@ -10,6 +10,7 @@ from exitguard.fleet.hub.call import JSON, LINES, Answer, Call, Host
 from exitguard.model.hub import (
     EventPage,
     FindingPage,
+    FleetFacts,
     FleetHost,
     FleetReport,
     FleetSavingsLine,
@@ -73,6 +74,15 @@ ROUTES = (
         FleetReport,
         "Every host's report, one JSON document a line.",
         query={"at": "The reports in force then: RFC 3339 with an offset; now where it is not given.", "host": _HOST},
+        media_type=LINES,
+    ),
+    Route(
+        "GET",
+        "/v1/facts",
+        handlers.facts,
+        Role.VIEWER,
+        FleetFacts,
+        "Every host's newest facts, one JSON document a line.",
         media_type=LINES,
     ),
     Route(
