@@ -73,7 +73,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "exitguard plan",
         "exitguard plan --format json --output plan.json",
         "exitguard plan --inventory hosts.yaml facts/",
-        "exitguard plan --fleet --inventory hosts.sh --format json --output plan.json",
+        "exitguard plan --fleet --inventory hosts.sh --format json",
     ),
     "approve": (
         "exitguard approve plan.json --comment CHG-1042",
@@ -115,7 +115,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "inventory": ("exitguard inventory --list",),
     "simulate": (
         "exitguard simulate --hosts 1000 --looks 24 --load hub.sqlite",
-        "exitguard simulate --hosts 50 --hub http://127.0.0.1:8470 --enrolment-file secret --keys keys",
+        "exitguard simulate --hub http://127.0.0.1:8470 --enrolment-file secret",
     ),
     "hub": (
         "exitguard hub serve --database hub.sqlite",
