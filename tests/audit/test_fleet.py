@@ -216,6 +216,15 @@ def test_a_host_without_a_report_is_unknown_and_a_report_is_counted_with_its_fin
     assert more.summary.by_chain == report.summary.by_chain
 
 
+@pytest.mark.parametrize("changes", [{}, {"may_write": False, "clock_ahead_seconds": None}])
+def test_a_host_of_which_nothing_is_known_is_never_compliant(changes: dict[str, object]) -> None:
+    heard = member(clears=None, cpu_model_name=None, **changes)
+    findings = judge_fleet((heard,), RULEBOOK, NOW)[heard.host_id]
+    assert {each.verdict for each in findings} <= {Verdict.PASS, Verdict.NOT_APPLICABLE}
+    for told_of in (findings, ()):  # a policy may have none of these rules
+        assert report_of_unheard(heard, told_of, "p 1", NOW).summary.exit_code == EXIT_UNKNOWN
+
+
 def test_the_shipped_parameters_are_the_defaults() -> None:
     by_check = {rule.check: rule.parameters for rule in RULEBOOK.policy.rules}
     assert by_check[Check.FLEET_HOST_SILENT] == FleetSilentParameters()

@@ -105,6 +105,8 @@ def test_simulated_hosts_are_never_mixed_with_others(own_hub: RunningHub) -> Non
 def test_what_is_missing_is_said(own_hub: RunningHub, tmp_path: Path) -> None:
     assert simulate().returncode == 64
     assert simulate("--hub", own_hub.url, "--load", "x").returncode == 64
+    secret_url = simulate("--load", "postgresql://hub:hunter2@127.0.0.1:1/hub")
+    assert (secret_url.returncode, "hunter2" in secret_url.stderr) == (64, False)
     assert simulate("--load", "x", "--looks", "2", "--from-look", "2").returncode == 64
     bare = simulate("--hub", own_hub.url)
     assert (bare.returncode, "--enrolment-file" in bare.stderr) == (1, True)

@@ -10,7 +10,7 @@ from exitguard.audit.pmu import clears_enable_pmu
 from exitguard.audit.rules import finding
 from exitguard.model.documents import AuditReport, HostReport, KernelReport
 from exitguard.model.evidence import Evidence
-from exitguard.model.finding import Finding, Subject, SubjectKind, Verdict
+from exitguard.model.finding import EXIT_COMPLIANT, EXIT_UNKNOWN, Finding, Subject, SubjectKind, Verdict
 from exitguard.model.host import KvmFacts, LibvirtFacts, QemuBinary, Target, TargetKind
 from exitguard.model.kernel import KernelState
 from exitguard.model.pmu import Tri
@@ -111,10 +111,12 @@ def report_of_unheard(member: Member, findings: tuple[Finding, ...], policy: str
             **{name: nothing().model_dump() for name in ("cpu", "mitigations", "qemu", "unmanaged")},
         }
     )
-    empty = AuditReport(
-        observed_at=at, policy=policy, host=host, domains=(), findings=(), summary=summarize((), ()).model_copy(update={"exit_code": 3})
-    )
-    return with_findings(empty, findings)
+    empty = AuditReport(observed_at=at, policy=policy, host=host, domains=(), findings=(), summary=summarize((), ()))
+    told = with_findings(empty, findings)
+    if told.summary.exit_code != EXIT_COMPLIANT:
+        return told
+    # That the hub hears of it, or that it is shut out, says nothing of its kernel and its guests.
+    return told.model_copy(update={"summary": told.summary.model_copy(update={"exit_code": EXIT_UNKNOWN})})
 
 
 Outcome = tuple[Member, Verdict, str, tuple[Evidence, ...]]

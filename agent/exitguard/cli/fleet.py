@@ -1,6 +1,7 @@
 """The hub that operators' verbs ask: `--fleet`."""
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 FleetOption = Annotated[bool, typer.Option("--fleet", help="Of all hosts: ask the hub at hub_url, by the token in hub_token_file.")]
 _EXIT_ERROR = 1
+_PASSWORD_IN_URL = re.compile(r"://[^/@]*:[^/@]*@")
 _A_PAGE = "1000"
 
 
@@ -39,6 +41,12 @@ def hub_for(config: Path | None) -> "HubOperator":
         return HubOperator(HubToken(settings.hub_url, settings.hub_token_file, settings.hub_ca_file))
     except HubError as error:
         raise Refusal(f"exitguard: {error}", code=_EXIT_ERROR) from error
+
+
+def refuse_password_in_url(database: str, option: str, belongs: str) -> None:
+    """Raises typer.BadParameter, which does not show it, for a database's URL with a password."""
+    if _PASSWORD_IN_URL.search(database):
+        raise typer.BadParameter(f"everyone on this machine sees arguments: a password belongs in {belongs}", param_hint=option)
 
 
 def require_client() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from exitguard.cli.fleet import refuse_password_in_url
 from exitguard.cli.log import configure_logging
 from exitguard.cli.options import some_text
 from exitguard.cli.output import note, write_result
@@ -24,7 +25,6 @@ _EXIT_ERROR = 1
 _VARIABLE = "EXITGUARD_HUB_DATABASE"
 _LISTEN = re.compile(r"(\[[0-9a-fA-F:]+\]|[0-9.]+|localhost):([0-9]{1,5})", re.ASCII)
 _LARGEST_PORT = 65535
-_PASSWORD_IN_URL = re.compile(r"://[^/@]*:[^/@]*@")
 
 
 class TokenRole(StrEnum):
@@ -157,9 +157,8 @@ def _opened(database: str | None, retention: "HubRetention | None" = None) -> "H
 
     if find_spec("starlette") is None or find_spec("uvicorn") is None:
         raise Refusal("exitguard hub: the packages for a hub are not installed. Expected exitguard[hub]: install that.", code=_EXIT_ERROR)
-    if database is not None and _PASSWORD_IN_URL.search(database):
-        where = f"everyone on this machine sees arguments: a password belongs in ${_VARIABLE} or ~/.pgpass"
-        raise typer.BadParameter(where, param_hint="--database")
+    if database is not None:
+        refuse_password_in_url(database, "--database", f"${_VARIABLE} or ~/.pgpass")
     named = database or os.environ.get(_VARIABLE)
     if not named:
         raise Refusal(f"exitguard hub: no database is named. Expected --database or ${_VARIABLE}.", code=_EXIT_ERROR)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from exitguard.cli.fleet import require_client
+from exitguard.cli.fleet import refuse_password_in_url, require_client
 from exitguard.cli.log import configure_logging
 from exitguard.cli.options import some_path, some_text
 from exitguard.cli.output import note
@@ -64,6 +64,8 @@ def simulate(
 
     if (hub is None) is (load is None):
         raise typer.BadParameter("give either --hub or --load", param_hint="--hub")
+    if load is not None:
+        refuse_password_in_url(load, "--load", "~/.pgpass")
     if from_look >= looks:
         raise typer.BadParameter(f"expected less than the {looks} of --looks", param_hint="--from-look")
     last = time_of(at, "--at") or datetime.now(UTC)
